@@ -1,0 +1,1 @@
+"""The shared core: weighted loss, transfer learning, evaluation. It knows no slide."""

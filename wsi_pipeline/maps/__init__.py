@@ -1,0 +1,1 @@
+"""From scores to maps, areas, a verdict. No torch here."""

@@ -1,0 +1,1 @@
+"""The few lines that matter: slide -> tiles -> scores -> maps, over a cohort."""

@@ -1,0 +1,1 @@
+"""What the classifier says of every tile."""

@@ -1,0 +1,1 @@
+"""One slide: its pixels, its scale, its tissue."""

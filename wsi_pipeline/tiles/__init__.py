@@ -1,0 +1,1 @@
+"""The grid laid over tissue, and the tiles in a Zarr store."""
