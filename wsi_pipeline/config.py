@@ -1,0 +1,238 @@
+"""Every knob of a run, its unit and range beside it; read from YAML, overridden by `--set section.knob=value`.
+
+A stage never sees these models: the pipeline hands it plain values. What a knob changes decides
+what a resumed run does again, see `tiling_key` and `mapping_key`.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from wsi_pipeline.errors import ConfigError
+
+
+def _knob(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:
+    return Field(default, description=help, json_schema_extra={"unit": unit}, **limits)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SlideKnobs(_Section):
+    """How slides are opened."""
+
+    mpp_default: float | None = _knob(
+        None, "scale of slides that state none; a file's own scale goes first", unit="um/px", ge=0.05, le=20
+    )
+    icc: bool = _knob(False, "convert colours to sRGB with the slide's ICC profile, where it has one")
+
+
+class TissueKnobs(_Section):
+    """How tissue is told from glass, on a thumbnail."""
+
+    mpp: float = _knob(8.0, "scale of the thumbnail", unit="um/px", ge=1, le=64)
+    min_piece_mm2: float = _knob(0.02, "smaller pieces are dropped; 0 keeps all", unit="mm2", ge=0)
+    max_hole_mm2: float = _knob(0.5, "smaller holes are filled; 0 fills none", unit="mm2", ge=0)
+    remove_pen: bool = _knob(True, "take pen marks (blue, green, red, black) out")
+
+
+class TileKnobs(_Section):
+    """The grid of tiles and their store."""
+
+    mpp: float = _knob(0.5, "scale of the tiles; within 2 % of a level, its own pixels", unit="um/px", ge=0.05, le=20)
+    tile_px: int = _knob(256, "side of a tile", unit="px", ge=32, le=4096)
+    stride_px: int | None = _knob(
+        None, "step from tile to tile; tile_px when not given; less overlaps, more leaves gaps", unit="px", ge=1, le=65536
+    )
+    min_tissue: float = _knob(0.05, "a tile is kept from this share of tissue on", unit="share", ge=0, le=1)
+    edge: Literal["pad", "inside"] = _knob("pad", "tiles over the slide's edge: padded with white, or left out")
+    store: Literal["pixels", "coordinates"] = _knob(
+        "pixels", "keep the pixels, or only where they are (read from the slide again when scoring)"
+    )
+    shard_tiles: int = _knob(64, "tiles in one file of the store, and in one task", unit="tiles", ge=1, le=4096)
+    max_unreadable: float = _knob(0.05, "a slide fails above this share of unreadable tiles", unit="share", ge=0, le=1)
+
+
+class ModelKnobs(_Section):
+    """Which classifier, and how it is run."""
+
+    checkpoint: str = _knob("demo", "a folder or file of ours, or the name of a model in the box")
+    resample: bool = _knob(False, "allow tiles of another size or scale to be reduced to the model's")
+    batch: int = _knob(16, "tiles scored at once", unit="tiles", ge=1, le=4096)
+    device: str = _knob("auto", "auto, cpu, cuda or cuda:N")
+
+
+class MapKnobs(_Section):
+    """From scores to areas."""
+
+    threshold: float | None = _knob(None, "cancer from this probability on; the model's own when not given", ge=0, le=1)
+    min_lesion_um2: float = _knob(5000.0, "smaller specks are dropped; 0 keeps all", unit="um2", ge=0)
+    max_hole_um2: float = _knob(20000.0, "smaller holes are filled; 0 fills none", unit="um2", ge=0)
+
+
+class OutputKnobs(_Section):
+    """Which files are written beside the tables; switched off, they are not missed by --resume."""
+
+    heatmap: bool = _knob(True, "likelihood map as a Cloud-Optimised GeoTIFF with a QGIS style")
+    overlay: bool = _knob(True, "overlay and tissue outline as PNG")
+    geojson: bool = _knob(True, "lesions and tissue outline for QuPath")
+    tiles_geojson: bool = _knob(True, "every scored tile for QuPath, gzipped")
+    geopackage: bool = _knob(True, "lesions and tissue for QGIS")
+    parquet: bool = _knob(True, "a table of all tiles")
+    full_frame: bool = _knob(False, "GeoJSON in the slide's full frame, for tools that do not crop to its bounds")
+
+
+class RunKnobs(_Section):
+    """The machines; nothing here changes a result."""
+
+    workers: int | None = _knob(None, "reading processes; one a core when not given", ge=1, le=1024)
+    scheduler: str = _knob("local", "local (processes), threads, or tcp://host:port of a Dask scheduler")
+    limit: int | None = _knob(None, "only the first so many slides", unit="slides", ge=1)
+
+
+class Config(_Section):
+    """All knobs of `run`."""
+
+    slide: SlideKnobs = SlideKnobs()
+    tissue: TissueKnobs = TissueKnobs()
+    tiles: TileKnobs = TileKnobs()
+    model: ModelKnobs = ModelKnobs()
+    maps: MapKnobs = MapKnobs()
+    outputs: OutputKnobs = OutputKnobs()
+    run: RunKnobs = RunKnobs()
+
+    @model_validator(mode="after")
+    def _scheduler_known(self) -> "Config":
+        scheduler = self.run.scheduler
+        if scheduler not in ("local", "threads") and "://" not in scheduler:
+            raise ValueError(f"run.scheduler: got {scheduler!r}; use local, threads or tcp://host:port")
+        return self
+
+    @property
+    def stride_px(self) -> int:
+        """Step from tile to tile in pixels at the tiles' scale."""
+        return self.tiles.stride_px or self.tiles.tile_px
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """The resolved configuration: defaults, then the YAML file, then `section.knob=value` strings.
+
+    Raises ConfigError naming the file, the knob, the value got and the nearest known knob.
+    """
+    place = str(path) if path else "configuration"
+    knobs = _read_yaml(Path(path)) if path else {}
+    for text in overrides:
+        _override(knobs, text)
+    _refuse_unknown(knobs, place)
+    try:
+        return Config.model_validate(knobs)
+    except ValidationError as error:
+        raise ConfigError(f"{place}: {_in_words(error)}") from None
+
+
+def tiling_key(config: Config, fingerprint: str, mpp_l0: tuple[float, float]) -> str:
+    """What the tiles of one slide depend on, as 16 hex digits; equal keys may share a store."""
+    tissue, tiles = config.tissue.model_dump(), config.tiles.model_dump(exclude={"max_unreadable"})
+    tiles["stride_px"] = config.stride_px
+    return digest({"slide": fingerprint, "mpp": mpp_l0, "icc": config.slide.icc, "tissue": tissue, "tiles": tiles})
+
+
+def scoring_key(tiles: str, checkpoint_id: str) -> str:
+    """What the scores of one slide depend on: its tiles and the model."""
+    return digest({"tiles": tiles, "checkpoint": checkpoint_id})
+
+
+def mapping_key(config: Config, scores: str) -> str:
+    """What the maps and areas of one slide depend on: its scores and the map's knobs."""
+    return digest({"scores": scores, "maps": config.maps.model_dump(), "full_frame": config.outputs.full_frame})
+
+
+def config_hash(config: Config) -> str:
+    """The knobs that can change a result, as 16 hex digits; machines and switched-off files do not count."""
+    return digest(config.model_dump(exclude={"run": True, "outputs": True, "model": {"batch", "device"}}))
+
+
+def digest(value: Any) -> str:
+    """16 hex digits of a JSON-able value, the same on every machine."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def knobs(config: Config) -> Iterable[tuple[str, Any, FieldInfo]]:
+    """Each knob as (dotted name, value, field) in the order of the file."""
+    for section in type(config).model_fields:
+        model = getattr(config, section)
+        for name, field in type(model).model_fields.items():
+            yield f"{section}.{name}", getattr(model, name), field
+
+
+def as_yaml(config: Config) -> str:
+    """The configuration as YAML, each knob with its unit and meaning as a comment."""
+    lines: list[str] = []
+    for name, value, field in knobs(config):
+        section, knob = name.split(".")
+        if not lines or not any(line == f"{section}:" for line in lines):
+            lines.append(f"{section}:")
+        extra = field.json_schema_extra
+        unit = extra.get("unit") if isinstance(extra, dict) else ""
+        lines.append(f"  {knob}: {json.dumps(value)}".ljust(34) + f"# {f'[{unit}] ' if unit else ''}{field.description}")
+    return "\n".join(lines) + "\n"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config an existing YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(v, dict | None) for v in found.values()):
+        raise ConfigError(f"{path}: sections with knobs are expected, such as 'tiles:' with 'mpp: 0.5' below it")
+    return {str(section): dict(values or {}) for section, values in found.items()}
+
+
+def _override(knobs: dict[str, Any], text: str) -> None:
+    name, equals, value = text.partition("=")
+    section, dot, knob = name.strip().partition(".")
+    if not equals or not dot or not knob:
+        raise ConfigError(f"--set {text}: use --set section.knob=value, such as --set tiles.mpp=0.5")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = value
+    knobs.setdefault(section, {})[knob] = parsed
+
+
+def _refuse_unknown(knobs: Mapping[str, Any], place: str) -> None:
+    known = {name: set(field.default.__class__.model_fields) for name, field in Config.model_fields.items()}
+    dotted = [f"{section}.{knob}" for section, names in known.items() for knob in names]
+    for section, values in knobs.items():
+        if section not in known:
+            raise ConfigError(f"{place}: unknown section {section!r}{_nearest(section, list(known))}")
+        for knob in values:
+            if knob not in known[section]:
+                name = f"{section}.{knob}"
+                raise ConfigError(f"{place}: unknown knob {name!r}{_nearest(name, dotted)}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"; did you mean {near[0]!r}? `python -m wsi_pipeline config` lists all" if near else ""
+
+
+def _in_words(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        got = f" (got {item['input']!r})" if name else ""
+        parts.append(f"{name}: {item['msg']}{got}" if name else str(item["msg"]).removeprefix("Value error, "))
+    return "; ".join(parts)

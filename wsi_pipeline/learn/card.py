@@ -1,0 +1,59 @@
+"""Card: what gives a checkpoint's weights their meaning, as the text of `card.json`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wsi_pipeline.errors import ModelError
+from wsi_pipeline.learn.models import MIN_INPUT_PX
+
+RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis."
+_Share = Annotated[float, Field(gt=0, lt=1)]
+_Positive = Annotated[float, Field(gt=0)]
+
+
+class Card(BaseModel):
+    """card.json: every field but `note` and `about` is part of the checkpoint's id."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    version: Literal[1] = 1
+    arch: str
+    class_names: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+    positive: tuple[str, ...]
+    exclusive: bool
+    input_px: int = Field(ge=MIN_INPUT_PX, le=4096)
+    in_channels: Literal[1, 3] = 3
+    mpp: float = Field(ge=0.05, le=20)
+    mean: tuple[float, ...]
+    std: tuple[_Positive, ...]
+    prior: tuple[_Share, ...] | None = None
+    temperature: float = Field(1.0, gt=0)
+    threshold: float = Field(0.5, ge=0, le=1)
+    note: str = Field("", pattern=r"^[^\r\n]*$")
+    about: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Card":
+        names, unknown = self.class_names, sorted(set(self.positive) - set(self.class_names))
+        if len(set(names)) < len(names):
+            raise ValueError(f"class_names {list(names)} has a name twice")
+        if unknown:
+            raise ValueError(f"positive names {unknown}, which are not in class_names {list(names)}")
+        if self.exclusive and len(names) < 2:
+            raise ValueError("exclusive needs two classes: a softmax over one is always 1")
+        if not len(self.mean) == len(self.std) == self.in_channels:
+            raise ValueError(f"{len(self.mean)} means, {len(self.std)} stds for {self.in_channels} channels")
+        if self.prior is not None and len(self.prior) != len(names):
+            raise ValueError(f"prior has {len(self.prior)} values for {len(names)} classes")
+        return self
+
+
+def parse_card(fields: Mapping[str, Any]) -> Card:
+    """The card of these fields; ModelError names each field that is missing, unknown or out of range."""
+    try:
+        return Card.model_validate(fields)
+    except ValidationError as error:
+        words = (f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
+        raise ModelError(f"the card does not hold: {'; '.join(words)}") from None

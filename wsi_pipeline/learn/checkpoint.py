@@ -1,0 +1,245 @@
+"""Checkpoint: a trained network with all that gives its output a meaning, from and to a folder of our own.
+
+A folder holds `model.safetensors` and `card.json`. Nothing is ever unpickled: a `.pth` or `.pt` is read
+only as far as `torch.load(weights_only=True)` goes, with a card beside it.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from wsi_pipeline.errors import ModelError
+from wsi_pipeline.learn.card import RESEARCH_USE, Card, parse_card
+from wsi_pipeline.learn.models import build_densenet
+
+WEIGHTS, CARD = "model.safetensors", "card.json"
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training loops put the weights
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Weights and their meaning; checked when made: ModelError names what does not fit.
+
+    `id` is computed: 12 hex digits of sha256 over the weights and all fields but `note` and `about`.
+    Input of the network: RGB in 0-1, minus `mean`, divided by `std`, `input_px` square at `mpp` um/px.
+    """
+
+    arch: str
+    class_names: tuple[str, ...]
+    positive: tuple[str, ...]  # the classes counted as cancer; may be empty, then it scores no slides
+    exclusive: bool  # softmax if true, a sigmoid a class if not
+    input_px: int  # side of the square input
+    mpp: float  # um/px of the pixels trained on
+    mean: tuple[float, ...]  # a channel, of values in 0-1
+    std: tuple[float, ...]
+    state: dict[str, Tensor] = field(repr=False)
+    prior: tuple[float, ...] | None = None  # prevalence of each class in training, undone in the output
+    temperature: float = 1.0  # divides the logits, after the prior
+    threshold: float = 0.5  # chosen on validation; cancer from this probability on
+    note: str = ""  # one line shown to the user
+    about: dict[str, Any] = field(default_factory=dict, repr=False)  # how it was made; changes no output
+    in_channels: int = 3
+    id: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        card = _card_of(self)
+        _check_weights(card, self.state)
+        object.__setattr__(self, "id", _identity(card, self.state))
+
+
+def load_checkpoint(where: str | Path) -> Checkpoint:
+    """The checkpoint of a folder of ours, a `.safetensors` or `.pth` file, or a model in the box by its name.
+
+    A bare name of a model in the box (`demo`) goes before a folder of that name: write `./demo` for that.
+    A file's card is `<stem>.json` or `card.json` beside it, or for safetensors the text under `card` in
+    its metadata. Raises ModelError when absent, unreadable, in need of unpickling, or not fitting.
+    """
+    path = _find(where)
+    state, inside = _read_weights(path)
+    written = _read_card(path, inside)
+    expected = written.pop("id", None)
+    written.pop("use", None)
+    try:
+        checkpoint = Checkpoint(**parse_card(written).model_dump(exclude={"version"}), state=state)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    if expected not in (None, checkpoint.id):
+        raise ModelError(
+            f"{path}: the card is of {expected}, weights and card together are {checkpoint.id}: one of them "
+            f"was changed; take both from one source, or delete 'id' from the card if it was on purpose"
+        )
+    return checkpoint
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
+    """Write `model.safetensors` and `card.json`; each is complete or not there, other files are left alone.
+
+    The card's id guards the moment between the two. Raises ModelError when the disk refuses; the
+    checkpoint that was there before is then kept.
+    """
+    card = {"use": RESEARCH_USE, "id": checkpoint.id} | _card_of(checkpoint).model_dump(mode="json")
+    text = json.dumps(card, indent=2, ensure_ascii=False)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.items()}
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        _replace(target, {WEIGHTS: safetensors_bytes(state, {"card": text}), CARD: text.encode() + b"\n"})
+    except OSError as error:
+        raise ModelError(f"{target}: not saved ({error.strerror}); free the disk or name another") from error
+
+
+def build_model(checkpoint: Checkpoint) -> nn.Module:
+    """The network with its weights (copied, in float32), on the CPU, in eval mode, without gradients."""
+    model = _empty_model(_card_of(checkpoint))
+    copies = {name: tensor.detach().clone() for name, tensor in checkpoint.state.items()}
+    float32 = {name: copy.float() if copy.is_floating_point() else copy for name, copy in copies.items()}
+    model.load_state_dict(float32, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def shipped_models() -> dict[str, Path]:
+    """Folders of the models in the box by name: of the installed package, or of the repository."""
+    package = Path(__file__).resolve().parents[1]
+    for place in (package / "models", package.parent / "models"):
+        found = {folder.name: folder for folder in sorted(place.glob("*")) if (folder / CARD).is_file()}
+        if found:
+            return found
+    return {}
+
+
+def _find(where: str | Path) -> Path:
+    """The weights file meant by a name, a folder or a file."""
+    shipped = shipped_models()
+    path = shipped.get(str(where), Path(where))
+    if path.is_dir():
+        path = path / WEIGHTS
+    if not path.is_file():
+        names = ", ".join(shipped) or "none"
+        raise ModelError(
+            f"{path}: no such model; give a folder with {WEIGHTS} and {CARD}, or of the box: {names}"
+        )
+    return path
+
+
+def _read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """(weights, card text in the metadata) of a file, by its suffix."""
+    if path.suffix in (".pth", ".pt"):
+        return _read_torch(path), None
+    if path.suffix != ".safetensors":
+        raise ModelError(f"{path}: {path.suffix or 'a bare name'} is not read; use .safetensors with {CARD}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            return weights, (file.metadata() or {}).get("card")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: cannot be read as safetensors ({error}); copy it again") from None
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"{path}: holds more than weights; unpickling it can run any code, so it is refused. "
+            f"Where it was made, save model.state_dict() with safetensors.torch.save_file"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        reason = (str(error).splitlines() or ["empty"])[0]
+        raise ModelError(f"{path}: cannot be read as weights ({reason}); save a state_dict") from None
+    for wrapper in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ModelError(f"{path}: holds no plain dictionary of weights; save model.state_dict()")
+    return dict(found)
+
+
+def _read_card(path: Path, inside: str | None) -> dict[str, Any]:
+    """The card that belongs to a weights file, as read."""
+    beside = [place for place in (path.with_suffix(".json"), path.with_name(CARD)) if place.is_file()]
+    source = beside[0] if beside else path
+    if not beside and inside is None:
+        raise ModelError(f"{path}: no card; put a {CARD} with arch, class_names, mpp and the rest beside it")
+    try:
+        card = json.loads(beside[0].read_text(encoding="utf-8") if beside else str(inside))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{source}: the card cannot be read as JSON ({error})") from None
+    if not isinstance(card, dict):
+        raise ModelError(f"{source}: the card is no JSON object of fields")
+    return card
+
+
+def _card_of(checkpoint: Checkpoint) -> Card:
+    return parse_card({n: getattr(checkpoint, n) for n in Card.model_fields if n != "version"})
+
+
+def _check_weights(card: Card, state: Mapping[str, Tensor]) -> None:
+    """ModelError unless the weights are finite and exactly those of the card's architecture and classes."""
+    wanted = _empty_model(card).state_dict()
+    matched = wanted.keys() & state.keys()
+    if not matched:
+        raise ModelError(
+            f"none of its {len(state)} tensors is of {card.arch}: {_some(state)} for {_some(wanted)}"
+        )
+    head = state.get("classifier.weight")
+    if head is not None and len(head) != len(card.class_names):
+        names = f"{len(card.class_names)}: {', '.join(card.class_names)}"
+        raise ModelError(f"classifier.weight gives {len(head)} classes, the card names {names}")
+    if missing := wanted.keys() - matched:
+        raise ModelError(
+            f"{len(missing)} of {len(wanted)} tensors of {card.arch} are missing: {_some(missing)}"
+        )
+    if extra := state.keys() - matched:
+        raise ModelError(f"{len(extra)} tensors do not belong to {card.arch}: {_some(extra)}")
+    for name in sorted(matched):
+        got, want = tuple(state[name].shape), tuple(wanted[name].shape)
+        if got != want:
+            raise ModelError(f"{name} has shape {got}, {card.arch} on {card.in_channels} channels {want}")
+        if not torch.isfinite(state[name]).all():
+            raise ModelError(f"{name} has values that are not finite; use a checkpoint from before that")
+
+
+def _empty_model(card: Card) -> nn.Module:
+    """The network without weights: shapes alone, no memory and no time for random numbers."""
+    with torch.device("meta"):
+        return build_densenet(card.arch, len(card.class_names), in_channels=card.in_channels)
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
+
+
+def _identity(card: Card, state: Mapping[str, Tensor]) -> str:
+    meaning = card.model_dump(mode="json", exclude={"note", "about"})
+    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write all files under temporary names, then rename them in order; nothing is left on failure."""
+    parts = {name: folder / f".{name}.{os.getpid()}.partial" for name in files}
+    try:
+        for name, content in files.items():
+            with open(parts[name], "wb") as out:
+                out.write(content)
+                os.fsync(out.fileno())
+        for name, part in parts.items():
+            part.replace(folder / name)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)

@@ -1,0 +1,23 @@
+"""Whole files or none: bytes go to a temporary name beside the target and are renamed onto it."""
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+
+def replace_file(path: str | Path, data: bytes) -> Path:
+    """Write `data` to `path` so that no reader sees half of it; raises OSError and leaves nothing if it fails.
+
+    The temporary name is short and hidden: a slide's own name may be as long as the disk allows.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{uuid4().hex}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

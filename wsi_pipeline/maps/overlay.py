@@ -1,0 +1,147 @@
+"""Pictures of a slide: its thumbnail with the probability map and lesions (overlay), or with the tissue's edge."""
+
+from collections.abc import Sequence
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+
+from wsi_pipeline.maps.atomic import replace_file
+from wsi_pipeline.maps.extent import ExtentMap
+from wsi_pipeline.maps.lesions import Lesion
+from wsi_pipeline.maps.palette import ramp_rgba
+from wsi_pipeline.maps.raster import cell_under, pixel_centres_l0, sample
+from wsi_pipeline.maps.sheet import (
+    View,
+    draw_colour_bar,
+    draw_legend,
+    draw_scale_bar,
+    encode_png,
+    fit_view,
+    hatch,
+    lay_sheet,
+    outline_shape,
+    resize_thumbnail,
+    write_caption,
+)
+from wsi_pipeline.slide.outline import outline
+from wsi_pipeline.slide.reader import Slide
+from wsi_pipeline.slide.tissue import TissueMask
+
+LESION_COLOUR = "#0b0b0b"
+TISSUE_COLOUR = "#0057b7"
+HATCH_OPACITY = 0.75
+
+
+def draw_overlay(
+    path: str | Path,
+    thumbnail: np.ndarray,
+    tissue: TissueMask,
+    extent: ExtentMap,
+    lesions: Sequence[Lesion],
+    slide: Slide,
+    *,
+    title: str,
+) -> Path:
+    """Write the overlay PNG: probability on tissue only, lesion outlines, colour bar, scale bar, areas.
+
+    Args:
+        thumbnail: (H, W, 3) uint8 over the same ground as `tissue.mask`, as fine or finer.
+        title: one line above the picture, mostly the slide's id.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    cell = _thumbnail_cell(thumbnail, tissue)
+    view = fit_view(slide, cell)
+    base = resize_thumbnail(thumbnail, cell, view)
+    pixels = blend(base, tissue, extent, view)
+    sheet = lay_sheet(pixels, view, title=title, colour_bar=True)
+    for lesion in lesions:
+        outline_shape(sheet, lesion.polygon, colour=LESION_COLOUR, width=1.3)
+    draw_colour_bar(sheet, _ground(base, tissue, view), label="P(tumour)", threshold=extent.threshold)
+    draw_scale_bar(sheet)
+    unscored = bool((np.isnan(extent.probability) & (extent.tissue > 0)).any())
+    legend = [(LESION_COLOUR, "Lesion outline")] if lesions else []
+    draw_legend(sheet, [*legend, ("hatch", "Tissue without a score")] if unscored else legend)
+    write_caption(sheet, _say_extent(extent, lesions))
+    return replace_file(path, encode_png(sheet))
+
+
+def _thumbnail_cell(thumbnail: np.ndarray, tissue: TissueMask) -> tuple[float, float]:
+    """Level-0 px (x, y) of one thumbnail pixel."""
+    (rows, cols), (height, width) = tissue.mask.shape, thumbnail.shape[:2]
+    return tissue.cell_l0[0] * cols / width, tissue.cell_l0[1] * rows / height
+
+
+def blend(base: np.ndarray, tissue: TissueMask, extent: ExtentMap, view: View) -> np.ndarray:
+    """Lay the probability map over (height, width, 3) uint8 pixels of the view, where there is tissue.
+
+    Each pixel takes the cell under its centre, not smoothed. Tissue in a cell without a probability is hatched.
+    """
+    on_tissue = _under(tissue.mask, view, tissue.cell_l0, outside=False)
+    probability = _under(extent.probability, view, extent.cell_l0, origin_l0=extent.origin_l0, outside=np.nan)
+    share = _under(extent.tissue, view, extent.cell_l0, origin_l0=extent.origin_l0, outside=0.0)
+    colour = ramp_rgba(probability)
+    unscored = np.isnan(probability) & (share > 0)
+    colour[unscored, :3] = hatch(view.size_px)[unscored, None]
+    colour[unscored, 3] = HATCH_OPACITY
+    opacity = np.where(on_tissue, colour[..., 3], 0.0)[..., None]
+    return np.rint(base * (1 - opacity) + colour[..., :3] * opacity).astype(np.uint8)
+
+
+def _under(
+    cells: np.ndarray,
+    view: View,
+    cell_l0: tuple[float, float],
+    *,
+    outside: float,
+    origin_l0: tuple[float, float] = (0.0, 0.0),
+) -> np.ndarray:
+    """The value of a cell raster under every picture pixel: (height, width)."""
+    pixel, (rows, cols) = view.pixel_l0, cells.shape
+    across = pixel_centres_l0(view.size_px[0], pixel[0], origin_l0=view.box_l0[0])
+    down = pixel_centres_l0(view.size_px[1], pixel[1], origin_l0=view.box_l0[1])
+    return sample(
+        cells,
+        cell_under(down, cell_l0[1], origin_l0=origin_l0[1], cells=rows),
+        cell_under(across, cell_l0[0], origin_l0=origin_l0[0], cells=cols),
+        outside=outside,
+    )
+
+
+def _ground(base: np.ndarray, tissue: TissueMask, view: View) -> np.ndarray:
+    """Mean colour (3,) of the tissue shown, white where there is none: what the colour bar is laid over."""
+    on_tissue = _under(tissue.mask, view, tissue.cell_l0, outside=False)
+    return base[on_tissue].mean(axis=0) if on_tissue.any() else np.full(3, 255.0)
+
+
+def _say_extent(extent: ExtentMap, lesions: Sequence[Lesion]) -> list[str]:
+    """The caption: areas with their interval, share, lesions, threshold."""
+    interval = f" ({extent.cancer_mm2_low:.3g} to {extent.cancer_mm2_high:.3g})"
+    known = not (isnan(extent.cancer_mm2_low) or isnan(extent.cancer_mm2_high))
+    share = "" if isnan(extent.share) else f" = {100 * extent.share:.3g} %"
+    cancer = f"Tumour {extent.cancer_mm2:.3g} mm²{interval if known else ''}"
+    found = "no lesion"
+    if lesions:
+        longest = max(lesion.longest_um for lesion in lesions)
+        length = f"{longest / 1000:.3g} mm" if longest >= 1000 else f"{longest:.0f} µm"
+        found = f"{len(lesions)} lesion{'s' if len(lesions) > 1 else ''}, the longest {length}"
+    return [f"{cancer} of {extent.tissue_mm2:.3g} mm² tissue{share}; {found}.  Threshold {extent.threshold:.2f}."]
+
+
+def draw_tissue(path: str | Path, tissue: TissueMask, slide: Slide, *, title: str) -> Path:
+    """Write the tissue PNG: the thumbnail with the outline of what was taken as tissue, its area, a scale bar.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    view = fit_view(slide, tissue.cell_l0)
+    pixels = resize_thumbnail(tissue.thumbnail, tissue.cell_l0, view)
+    sheet = lay_sheet(pixels, view, title=title, colour_bar=False)
+    outline_shape(sheet, outline(tissue.mask, cell_l0=tissue.cell_l0), colour=TISSUE_COLOUR, width=1.3)
+    draw_scale_bar(sheet)
+    draw_legend(sheet, [(TISSUE_COLOUR, "Tissue outline")])
+    thresholds = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in tissue.thresholds.items())
+    write_caption(sheet, [f"Tissue {tissue.tissue_mm2:.3g} mm².{f'  Thresholds: {thresholds}.' * bool(thresholds)}"])
+    return replace_file(path, encode_png(sheet))

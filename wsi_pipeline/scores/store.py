@@ -1,0 +1,136 @@
+"""Scores: what a classifier says of every tile of a slide, kept inside the slide's tile store. No torch here.
+
+They lie in `scores/<checkpoint id>` of the Zarr group, (N, C) float32, row k for tile k. The marker
+`complete` is written last, so an interrupted write is never taken for scores.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+
+from wsi_pipeline.errors import StoreError
+
+GROUP = "scores"
+ATTRIBUTES = "wsi_pipeline"
+_CHUNK_ROWS = 65_536  # 256 KiB a class: one file for nearly every slide
+_TOLD = ("class_names", "positive", "exclusive", "threshold", "model_mpp", "note", "seconds", "model_seconds")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Probabilities of every tile of one slide by one model.
+
+    Attributes:
+        rowcol: (N, 2) int32 grid cell [row, col] of each tile, in the store's order.
+        class_names: C names, the columns of `probs`.
+        positive: the classes counted as cancer, one or more of `class_names`.
+        exclusive: True when the classes exclude each other (each row sums to 1).
+        probs: (N, C) float32 in 0-1, calibrated; NaN in every column where a tile could not be read.
+        checkpoint_id: 12 hex digits of the model.
+        threshold: probability from which a tile is cancer, chosen when the model was made.
+        model_mpp: um/px of the pixels that the model was trained on.
+        note: one line for the user on what the model can and cannot do.
+        seconds: wall time of the scoring; 0 when not measured.
+        model_seconds: the part of it spent inside the model.
+    """
+
+    rowcol: np.ndarray
+    class_names: tuple[str, ...]
+    positive: tuple[str, ...]
+    exclusive: bool
+    probs: np.ndarray
+    checkpoint_id: str
+    threshold: float
+    model_mpp: float
+    note: str = ""
+    seconds: float = 0.0
+    model_seconds: float = 0.0
+
+    def positive_prob(self) -> np.ndarray:
+        """(N,) float32 P(cancer): the sum of the positive classes if exclusive, else the highest of them."""
+        columns = self.probs[:, [self.class_names.index(name) for name in self.positive]]
+        return np.minimum(columns.sum(axis=1), 1.0) if self.exclusive else columns.max(axis=1)
+
+    @property
+    def tiles_per_s(self) -> float:
+        """Tiles scored per second of wall time; 0 when not measured."""
+        return len(self.probs) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def busy_share(self) -> float:
+        """Share 0-1 of the wall time spent inside the model; the rest waited for tiles."""
+        return min(self.model_seconds / self.seconds, 1.0) if self.seconds > 0 else 0.0
+
+
+def write_scores(store_path: str | Path, scores: Scores, *, key: str = "") -> None:
+    """Write the scores into the tile store, in place of older ones of the same model; marked complete last.
+
+    `key` says what the scores were made from, for `read_scores`. Raises StoreError when there is no store,
+    when the rows are not its tiles, or when the disk is full.
+    """
+    store = _open_group(store_path, mode="r+")
+    if not np.array_equal(scores.rowcol, store["rowcol"][:]):
+        raise StoreError(
+            f"{store_path}: {len(scores.rowcol)} scored tiles are not those of the store; score again"
+        )
+    columns = scores.probs.shape[1]
+    attributes = {name: getattr(scores, name) for name in _TOLD} | {"key": key, "complete": False}
+    try:
+        array = store.require_group(GROUP).create_array(
+            scores.checkpoint_id,
+            shape=scores.probs.shape,
+            chunks=(_CHUNK_ROWS, columns),
+            dtype="float32",
+            fill_value=np.nan,
+            dimension_names=(
+                "tile",
+                f"class_{scores.checkpoint_id}",
+            ),  # models differ in their number of classes
+            attributes={ATTRIBUTES: attributes},
+            overwrite=True,
+        )
+        array[:] = scores.probs
+        array.attrs[ATTRIBUTES] = attributes | {"complete": True}
+    except OSError as error:
+        raise StoreError(
+            f"{store_path}: the scores cannot be written ({error}); free the disk, then --resume"
+        ) from error
+
+
+def read_scores(store_path: str | Path, checkpoint_id: str, *, key: str | None = None) -> Scores:
+    """The complete scores of a model; with `key`, only those written with that very key.
+
+    Raises StoreError when absent, incomplete, made with another key, or of other tiles than the store's.
+    """
+    store = _open_group(store_path, mode="r")
+    array = store.get(f"{GROUP}/{checkpoint_id}")
+    if not isinstance(array, zarr.Array):
+        raise StoreError(f"{store_path}: no scores of model {checkpoint_id}; score the slide first")
+    told: Any = array.attrs.get(ATTRIBUTES, {})
+    if not told.get("complete"):
+        raise StoreError(f"{store_path}: scores of model {checkpoint_id} are incomplete; score again")
+    if key is not None and told["key"] != key:
+        raise StoreError(
+            f"{store_path}: scores are of {told['key']}, not of {key}: settings changed; score again"
+        )
+    rowcol, probs = np.asarray(store["rowcol"][:]), np.asarray(array[:])
+    if len(rowcol) != len(probs):
+        raise StoreError(
+            f"{store_path}: {len(probs)} scores for {len(rowcol)} tiles: cut anew since; score again"
+        )
+    names, positive = tuple(told["class_names"]), tuple(told["positive"])
+    fields = {name: told[name] for name in _TOLD} | {"class_names": names, "positive": positive}
+    return Scores(rowcol=rowcol, probs=probs, checkpoint_id=checkpoint_id, **fields)
+
+
+def _open_group(path: str | Path, *, mode: Literal["r", "r+"]) -> Any:
+    try:
+        group = zarr.open_group(str(path), mode=mode, zarr_format=3)
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no tile store there; cut the slide's tiles first") from None
+    if "rowcol" not in group:
+        raise StoreError(f"{path}: a Zarr group without tiles; name the slide's tile store")
+    return group

@@ -1,0 +1,349 @@
+"""The tile store of a slide: a Zarr v3 group that holds its grid, its tissue and, if wanted, its tile pixels.
+
+A store is made whole or not at all: its metadata appear by one rename with status "writing", each shard
+of tiles by another, and the status "complete" is written last, once every shard is there. A shard that is
+absent would read as black without an error, so nothing but that marker says that a store can be used.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from wsi_pipeline import __version__
+from wsi_pipeline.errors import StoreError
+from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.slide.reader import Slide
+from wsi_pipeline.slide.tissue import TissueMask
+from wsi_pipeline.tiles.grid import TileGrid
+from wsi_pipeline.tiles.pixels import read_tiles
+
+ATTRIBUTES = "wsi_pipeline"  # the group attribute that holds everything but the arrays
+SCHEMA = 1
+_ZSTD = ZstdCodec(level=1)  # higher levels gain 1 % on H&E and cost half the speed
+_TILE_DIMENSIONS = ("tile", "tile_row_px", "tile_col_px", "rgb")
+_IMAGE_CHUNK = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class TileStore:
+    """What a tile store holds, without an open handle; made by `create_store` and `open_store`.
+
+    Attributes:
+        path: absolute path of the Zarr group.
+        grid: the tiles; row k of every array is tile k of the grid.
+        pixels: whether it holds pixels; else `read` takes them from the slide again.
+        shard_tiles: tiles in one shard, which is one file, one task, and the step of a resume.
+        icc: whether pixels are taken through the slide's colour profile.
+        key: what it was made from (config and slide fingerprint); another key is another store.
+        status: "writing" or "complete".
+        tissue_mm2: tissue on the glass.
+        warnings: those of the slide and of its tissue, without repeats.
+        settings: what the caller wanted recorded with it.
+    """
+
+    path: str
+    grid: TileGrid
+    pixels: bool
+    shard_tiles: int
+    icc: bool
+    key: str
+    status: str
+    tissue_mm2: float
+    warnings: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_tiles(self) -> int:
+        """Tiles kept, N."""
+        return len(self.grid)
+
+    @property
+    def shards(self) -> list[tuple[int, int]]:
+        """First tile and the one after the last of every shard."""
+        starts = range(0, self.n_tiles, self.shard_tiles)
+        return [(start, min(start + self.shard_tiles, self.n_tiles)) for start in starts]
+
+    def mask(self) -> TissueMask:
+        """The tissue mask and the thumbnail that the grid was laid on."""
+        group = zarr.open_group(self.path, mode="r")
+        tissue = _tuples(_attributes(group)["tissue"])
+        return TissueMask(mask=group["tissue_mask"][:], thumbnail=group["thumbnail"][:], **tissue)
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tiles start to stop: (n, tile_px, tile_px, 3) uint8 RGB, and (n,) bool, False where unreadable.
+
+        From the store, or from the slide where the store holds coordinates alone: the same pixels.
+        """
+        if not self.pixels:
+            return read_tiles(self.grid, start, stop, icc=self.icc)
+        tiles = zarr.open_array(self.path, path="tiles", mode="r")
+        readable = zarr.open_array(self.path, path="readable", mode="r")
+        return tiles[start:stop], readable[start:stop]
+
+
+def store_bytes(n_tiles: int, tile_px: int) -> int:
+    """Disk that the pixels of a store take at most; without loss H&E keeps about 0.9 of it."""
+    return n_tiles * (tile_px * tile_px * 3 + 64)
+
+
+def create_store(
+    path: str | Path,
+    grid: TileGrid,
+    tissue: TissueMask,
+    *,
+    pixels: bool,
+    shard_tiles: int,
+    key: str,
+    settings: Mapping[str, Any],
+    icc: bool = False,
+) -> TileStore:
+    """Make a store with everything but its pixels; an existing one of the same `key` is opened as it is.
+
+    `settings` is written as it is (JSON): tissue method and parameters, target mpp, config hash. Raises
+    StoreError where something else lies at `path`, or where the disk cannot hold the pixels.
+    """
+    path = Path(path).absolute()
+    if path.exists():
+        return _same_store(path, key)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if pixels:
+            _check_space(path, len(grid), grid.tile_px)
+        draft = _draft(path)
+        shutil.rmtree(draft, ignore_errors=True)
+        group = zarr.create_group(draft, zarr_format=3)
+        group.attrs[ATTRIBUTES] = {
+            "schema": SCHEMA,
+            "status": "writing",
+            "key": key,
+            "versions": {name: version(name) for name in ("zarr", "numpy")} | {ATTRIBUTES: __version__},
+            "tiles": len(grid),
+            "slide": asdict(grid.slide),
+            "grid": _grid_attributes(grid),
+            "store": {"pixels": pixels, "shard_tiles": shard_tiles, "icc": icc},
+            "tissue": _tissue_attributes(tissue),
+            "settings": dict(settings),
+        }
+        _write_rows(group, grid)
+        _write_tissue(group, tissue)
+        if pixels:
+            _lay_pixels(group, len(grid), grid.tile_px, shard_tiles)
+        draft.rename(path)
+    return open_store(path, complete=False)
+
+
+def open_store(path: str | Path, *, complete: bool = True) -> TileStore:
+    """Open the store at `path`; with `complete`, StoreError unless it was finished."""
+    path = Path(path).absolute()
+    group, found = _open_group(path)
+    if found.get("schema") != SCHEMA:
+        raise StoreError(
+            f"{path}: tile store of schema {found.get('schema')}, this version reads {SCHEMA}; "
+            "make it again with --overwrite"
+        )
+    if complete and found["status"] != "complete":
+        raise StoreError(f"{path}: tile store is {found['status']!r}, not complete; run again with --resume")
+    slide, tissue = _slide(found["slide"]), found["tissue"]
+    return TileStore(
+        path=str(path),
+        grid=_grid(slide, found["grid"], group),
+        key=found["key"],
+        status=found["status"],
+        tissue_mm2=tissue["tissue_mm2"],
+        warnings=tuple(dict.fromkeys((*slide.warnings, *tissue["warnings"]))),
+        settings=found["settings"],
+        **found["store"],
+    )
+
+
+def write_shard(store: TileStore, shard: int, tiles: np.ndarray, readable: np.ndarray) -> None:
+    """Write one whole shard: first which of its tiles are readable, then the pixels, whose file marks it done.
+
+    `tiles` (n, tile_px, tile_px, 3) uint8 and `readable` (n,) bool hold all tiles of the shard. Raises
+    StoreError where the disk is full.
+    """
+    start, stop = store.shards[shard]
+    if len(tiles) != stop - start:
+        raise ValueError(f"shard {shard} has {stop - start} tiles, got {len(tiles)}: write whole shards only")
+    with _writing(Path(store.path)):
+        for name, values in (("readable", readable), ("tiles", tiles)):
+            array = zarr.open_array(store.path, path=name, mode="r+")
+            array.with_config({"write_empty_chunks": True})[start:stop] = values
+
+
+def missing_shards(store: TileStore) -> list[int]:
+    """Shards whose pixels are not there yet; what a killed writer left behind is removed.
+
+    Not to be called while shards are being written. A store of coordinates misses none.
+    """
+    for leftover in Path(store.path).rglob("*.partial"):
+        leftover.unlink(missing_ok=True)
+    return _absent(store)
+
+
+def mark_complete(store: TileStore) -> TileStore:
+    """Write the status "complete", last of all; StoreError if a shard is absent."""
+    absent = _absent(store)
+    if absent:
+        raise StoreError(f"{store.path}: {len(absent)} of {len(store.shards)} shards missing, first {absent[0]}")
+    with _writing(Path(store.path)):
+        group = zarr.open_group(store.path, mode="r+")
+        group.attrs[ATTRIBUTES] = {**_attributes(group), "status": "complete"}
+    return replace(store, status="complete")
+
+
+def delete_store(path: str | Path) -> None:
+    """Remove a tile store, whole or not at all; StoreError where something else lies at `path`."""
+    path = Path(path).absolute()
+    if not path.exists():
+        return
+    _open_group(path)
+    shutil.rmtree(_draft(path), ignore_errors=True)
+    shutil.rmtree(path.rename(_draft(path)))
+
+
+def _draft(path: Path) -> Path:
+    """Where a store lies while it is made or removed: a sibling that is never opened as a store."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def _same_store(path: Path, key: str) -> TileStore:
+    """The store at `path`, if it was made from the same `key`."""
+    store = open_store(path, complete=False)
+    if store.key != key:
+        raise StoreError(
+            f"{path}: made with other settings or another slide (key {store.key}, now {key}); "
+            "use another --out, or --overwrite"
+        )
+    return store
+
+
+def _open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
+    """The Zarr group at `path` and our attributes in it."""
+    if not (path / "zarr.json").is_file():
+        raise StoreError(f"{path}: no tile store here")
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+        return group, _attributes(group)
+    except (ValueError, KeyError, OSError) as error:
+        raise StoreError(f"{path}: not a tile store of this package ({error!r})") from error
+
+
+def _attributes(group: zarr.Group) -> dict[str, Any]:
+    return dict(group.attrs[ATTRIBUTES])  # type: ignore[arg-type]
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a full disk into a StoreError that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoreError(f"{path}: disk full while writing tiles; free some and run again with --resume") from error
+
+
+def _check_space(path: Path, n_tiles: int, tile_px: int) -> None:
+    needed, free = store_bytes(n_tiles, tile_px), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise StoreError(
+            f"{path}: {n_tiles:,} tiles of {tile_px} px take up to {needed:,} bytes, {free:,} are free; "
+            "free some, use another --out, or --tiles-store coordinates"
+        )
+
+
+def _absent(store: TileStore) -> list[int]:
+    """Shards without a file; one file holds a whole shard, so a file that is there is done."""
+    if not store.pixels:
+        return []
+    folder = Path(store.path) / "tiles" / "c"
+    written = set(os.listdir(folder)) if folder.is_dir() else set()
+    files = (folder / str(shard) / "0" / "0" / "0" for shard in range(len(store.shards)))
+    return [shard for shard, file in enumerate(files) if str(shard) not in written or not file.is_file()]
+
+
+def _grid_attributes(grid: TileGrid) -> dict[str, Any]:
+    zoom = min(side / grid.tile_px for side in grid.footprint_l0)
+    finer = [level for level, by in enumerate(grid.slide.level_downsamples) if by <= zoom * 1.02]
+    return {
+        "tile_px": grid.tile_px,
+        "stride_px": grid.stride_px,
+        "mpp": asdict(grid.mpp),
+        "rows": grid.rows,
+        "cols": grid.cols,
+        "edge": grid.edge,
+        "read_level": max(finer, default=0),
+    }
+
+
+def _grid(slide: Slide, found: Mapping[str, Any], group: zarr.Group) -> TileGrid:
+    known = {name: found[name] for name in ("tile_px", "stride_px", "rows", "cols", "edge")}
+    arrays = {"rowcol": group["rowcol"][:], "tissue": group["tissue_fraction"][:]}  # type: ignore[index]
+    return TileGrid(slide=slide, mpp=Mpp(**found["mpp"]), **known, **arrays)
+
+
+def _slide(found: Mapping[str, Any]) -> Slide:
+    known = {item.name: _tuples(found[item.name]) for item in fields(Slide) if item.name in found}
+    return Slide(**known | {"mpp_l0": Mpp(**found["mpp_l0"])})
+
+
+def _tissue_attributes(tissue: TissueMask) -> dict[str, Any]:
+    arrays = ("mask", "thumbnail")
+    return {item.name: getattr(tissue, item.name) for item in fields(tissue) if item.name not in arrays}
+
+
+def _tuples(value: Any) -> Any:
+    """JSON lists back to tuples, at any depth."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return {name: _tuples(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _write_rows(group: zarr.Group, grid: TileGrid) -> None:
+    """One row a tile: its cell, its level-0 top left, its share of tissue."""
+    corners = grid.xy_l0
+    columns = {"x": corners[:, 0], "y": corners[:, 1], "tissue_fraction": grid.tissue.astype(np.float32)}
+    for name, values in columns.items():
+        _write(group, name, values, ("tile",))
+    _write(group, "rowcol", grid.rowcol.astype(np.int32), ("tile", "row_col"))
+
+
+def _write_tissue(group: zarr.Group, tissue: TissueMask) -> None:
+    _write(group, "tissue_mask", tissue.mask, ("mask_row", "mask_col"))
+    _write(group, "thumbnail", tissue.thumbnail, ("thumbnail_row", "thumbnail_col", "rgb"))
+
+
+def _write(group: zarr.Group, name: str, values: np.ndarray, dimensions: tuple[str, ...]) -> None:
+    whole = tuple(max(1, n) for n in values.shape)
+    chunks = whole if dimensions[0] == "tile" else tuple(min(n, _IMAGE_CHUNK) for n in whole)
+    group.create_array(
+        name, data=np.ascontiguousarray(values), chunks=chunks, compressors=_ZSTD, dimension_names=dimensions
+    )
+
+
+def _lay_pixels(group: zarr.Group, n_tiles: int, tile_px: int, shard_tiles: int) -> None:
+    """The arrays that `write_shard` fills: one chunk a tile, one file a shard."""
+    tile = (tile_px, tile_px, 3)
+    group.create_array(
+        "tiles",
+        shape=(n_tiles, *tile),
+        dtype="uint8",
+        chunks=(1, *tile),
+        shards=(shard_tiles, *tile),
+        compressors=_ZSTD,
+        dimension_names=_TILE_DIMENSIONS,
+    )
+    group.create_array(
+        "readable", shape=(n_tiles,), dtype="bool", chunks=(shard_tiles,), dimension_names=("tile",)
+    )

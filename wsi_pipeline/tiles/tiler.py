@@ -1,0 +1,96 @@
+"""The tiles of a slide: a store without pixels -> the same store with its pixels, one task a whole shard."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import zarr
+
+from wsi_pipeline.cluster import Cluster
+from wsi_pipeline.errors import SlideError
+from wsi_pipeline.tiles.pixels import read_tiles
+from wsi_pipeline.tiles.store import TileStore, mark_complete, missing_shards, open_store, write_shard
+
+MAX_UNREADABLE = 0.05  # share of a slide's tiles; beyond it the file is damaged and no map should be drawn
+
+
+@dataclass(frozen=True)
+class ShardDone:
+    """What a worker tells of a shard that it wrote; a few numbers, whatever the size of the tiles."""
+
+    shard: int
+    n_tiles: int
+    unreadable: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CutResult:
+    """A finished store: its tiles, how many of them are unreadable, and what this call did for it."""
+
+    tiles: int
+    unreadable: int
+    shards_written: int
+    seconds: float
+
+
+def cut_shard(store_path: str, shard: int) -> ShardDone:
+    """Read the tiles of one shard from the slide and write them to the store: the task of a worker.
+
+    Opens both by path; the slide's handle stays open for the thread's next shard. Raises SlideError where
+    the slide cannot be opened, StoreError where the disk is full.
+    """
+    started = perf_counter()
+    store = open_store(store_path, complete=False)
+    start, stop = store.shards[shard]
+    tiles, readable = read_tiles(store.grid, start, stop, icc=store.icc)
+    write_shard(store, shard, tiles, readable)
+    return ShardDone(shard, stop - start, int((~readable).sum()), perf_counter() - started)
+
+
+def cut_tiles(
+    store: TileStore,
+    cluster: Cluster,
+    *,
+    progress: Callable[[int], None] | None = None,
+    max_unreadable: float = MAX_UNREADABLE,
+) -> CutResult:
+    """Cut the shards that `store` misses, then mark it complete.
+
+    Shards written before are kept, so a slide that was interrupted goes on where it stopped; a store of
+    coordinates has nothing to cut. `progress` is called with the number of tiles newly done. Raises
+    SlideError, and leaves the store as it is, once more than `max_unreadable` (0-1) of all tiles could not
+    be read.
+    """
+    started = perf_counter()
+    missing = missing_shards(store)
+    unreadable = _unreadable_before(store, missing)
+    _check_readable(store, unreadable, max_unreadable)
+    with closing(cluster.map(cut_shard, ((store.path, shard) for shard in missing))) as shards:
+        for _, done in shards:
+            unreadable += done.unreadable
+            _check_readable(store, unreadable, max_unreadable)
+            if progress is not None:
+                progress(done.n_tiles)
+    if store.status != "complete":
+        mark_complete(store)
+    return CutResult(store.n_tiles, unreadable, len(missing), perf_counter() - started)
+
+
+def _unreadable_before(store: TileStore, missing: list[int]) -> int:
+    """Unreadable tiles of the shards that are there already; a missing shard's flags mean nothing yet."""
+    if not store.pixels:
+        return 0
+    flags = zarr.open_array(store.path, path="readable", mode="r")[:]
+    written = np.setdiff1d(np.arange(len(store.shards)), missing)
+    return int(np.isin(np.flatnonzero(~flags) // store.shard_tiles, written).sum())
+
+
+def _check_readable(store: TileStore, unreadable: int, max_unreadable: float) -> None:
+    if unreadable > max_unreadable * store.n_tiles:
+        raise SlideError(
+            f"{store.grid.slide.path}: {unreadable:,} of {store.n_tiles:,} tiles cannot be read, more than "
+            f"{max_unreadable:.0%}; the file is damaged, get a fresh copy"
+        )
