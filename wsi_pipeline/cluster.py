@@ -1,4 +1,4 @@
-"""Workers: a function and small arguments -> its results, in threads, in processes here, or on a Dask cluster.
+"""Workers: a function and small arguments -> results, from threads, processes here, or a Dask cluster.
 
 What travels is paths and numbers, never pixels or open handles. A worker that dies takes the tasks queued
 on it along, so each of those runs once more with no other beside it before it is called the culprit.
@@ -7,7 +7,7 @@ on it along, so each of those runs once more with no other beside it before it i
 import logging
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +28,11 @@ NO_WORKER_S = 30.0  # without any result: look whether workers are left; a resta
 MAX_LOCAL_WORKERS = 8  # beyond it one disk, not the processors, sets the pace; --workers goes further
 _ENVIRONMENT = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")} | {
     "MALLOC_TRIM_THRESHOLD_": "65536"  # give freed tiles back to the system
+}
+_SCHEDULER = {
+    "allowed_failures": 0,
+    "dashboard": False,
+    "dashboard_address": "127.0.0.1:0",  # an HTTP server starts in any case; left out, it wants port 8787
 }
 
 
@@ -68,7 +73,7 @@ class Cluster:
 
     def map(
         self, function: Callable[..., Any], items: Iterable[Args], *, window: int | None = None
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Generator[tuple[int, Any], None, None]:
         """Run `function(*args)` for each tuple of `items`; yield (index, result) as they are done.
 
         At most `window` tasks (two a worker by default) are under way, whatever the number of items. A
@@ -199,15 +204,16 @@ def _local_client(n_workers: int) -> Iterator[Client]:
     """
     with (
         tempfile.TemporaryDirectory(prefix="wsi_pipeline-", ignore_cleanup_errors=True) as scratch,
-        dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT, "temporary-directory": scratch}),
+        dask.config.set(
+            {"distributed.nanny.pre-spawn-environ": _ENVIRONMENT, "temporary-directory": scratch}
+        ),
         LocalCluster(
             n_workers=n_workers,
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
             silence_logs=logging.CRITICAL,
-            scheduler_kwargs={"allowed_failures": 0},
+            scheduler_kwargs=_SCHEDULER,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 
 def replace_file(path: str | Path, data: bytes) -> Path:
-    """Write `data` to `path` so that no reader sees half of it; raises OSError and leaves nothing if it fails.
+    """Write `data` to `path` whole: no reader sees half of it; on failure raises OSError and leaves nothing.
 
     The temporary name is short and hidden: a slide's own name may be as long as the disk allows.
     """

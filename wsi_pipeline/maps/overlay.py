@@ -1,4 +1,4 @@
-"""Pictures of a slide: its thumbnail with the probability map and lesions (overlay), or with the tissue's edge."""
+"""Pictures of a slide: its thumbnail with the probability map and lesions, or with the tissue's edge."""
 
 from collections.abc import Sequence
 from math import isnan
@@ -23,7 +23,9 @@ from wsi_pipeline.maps.sheet import (
     outline_shape,
     resize_thumbnail,
     write_caption,
+    write_number,
 )
+from wsi_pipeline.maps.wording import say_area, say_length, say_number, say_share, say_span
 from wsi_pipeline.slide.outline import outline
 from wsi_pipeline.slide.reader import Slide
 from wsi_pipeline.slide.tissue import TissueMask
@@ -31,6 +33,7 @@ from wsi_pipeline.slide.tissue import TissueMask
 LESION_COLOUR = "#0b0b0b"
 TISSUE_COLOUR = "#0057b7"
 HATCH_OPACITY = 0.75
+NUMBERED_LESIONS = 20
 
 
 def draw_overlay(
@@ -59,6 +62,8 @@ def draw_overlay(
     sheet = lay_sheet(pixels, view, title=title, colour_bar=True)
     for lesion in lesions:
         outline_shape(sheet, lesion.polygon, colour=LESION_COLOUR, width=1.3)
+    for lesion in lesions[:NUMBERED_LESIONS]:
+        write_number(sheet, lesion.polygon, lesion.number)
     draw_colour_bar(sheet, _ground(base, tissue, view), label="P(tumour)", threshold=extent.threshold)
     draw_scale_bar(sheet)
     unscored = bool((np.isnan(extent.probability) & (extent.tissue > 0)).any())
@@ -77,7 +82,7 @@ def _thumbnail_cell(thumbnail: np.ndarray, tissue: TissueMask) -> tuple[float, f
 def blend(base: np.ndarray, tissue: TissueMask, extent: ExtentMap, view: View) -> np.ndarray:
     """Lay the probability map over (height, width, 3) uint8 pixels of the view, where there is tissue.
 
-    Each pixel takes the cell under its centre, not smoothed. Tissue in a cell without a probability is hatched.
+    Each pixel takes the cell under its centre, unsmoothed. Tissue in a cell without a probability is hatched.
     """
     on_tissue = _under(tissue.mask, view, tissue.cell_l0, outside=False)
     probability = _under(extent.probability, view, extent.cell_l0, origin_l0=extent.origin_l0, outside=np.nan)
@@ -118,20 +123,19 @@ def _ground(base: np.ndarray, tissue: TissueMask, view: View) -> np.ndarray:
 
 def _say_extent(extent: ExtentMap, lesions: Sequence[Lesion]) -> list[str]:
     """The caption: areas with their interval, share, lesions, threshold."""
-    interval = f" ({extent.cancer_mm2_low:.3g} to {extent.cancer_mm2_high:.3g})"
-    known = not (isnan(extent.cancer_mm2_low) or isnan(extent.cancer_mm2_high))
-    share = "" if isnan(extent.share) else f" = {100 * extent.share:.3g} %"
-    cancer = f"Tumour {extent.cancer_mm2:.3g} mm²{interval if known else ''}"
-    found = "no lesion"
-    if lesions:
-        longest = max(lesion.longest_um for lesion in lesions)
-        length = f"{longest / 1000:.3g} mm" if longest >= 1000 else f"{longest:.0f} µm"
-        found = f"{len(lesions)} lesion{'s' if len(lesions) > 1 else ''}, the longest {length}"
-    return [f"{cancer} of {extent.tissue_mm2:.3g} mm² tissue{share}; {found}.  Threshold {extent.threshold:.2f}."]
+    span = say_span(extent.cancer_mm2_low, extent.cancer_mm2_high, unit="mm²")
+    share = "" if isnan(extent.share) else f" = {say_share(extent.share)}"
+    cancer = f"Tumour {say_area(extent.cancer_mm2)}{f' ({span})' if span else ''}"
+    longest = max((lesion.longest_um for lesion in lesions), default=0.0)
+    plural = "" if len(lesions) == 1 else "s"
+    found = f"{len(lesions)} lesion{plural}, longest {say_length(longest)}" if lesions else "no lesion"
+    areas = f"{cancer} of {say_area(extent.tissue_mm2)} tissue{share}; {found}."
+    mark = "\N{BLACK RIGHT-POINTING SMALL TRIANGLE}"
+    return [f"{areas}  Threshold {extent.threshold:.2f} ({mark} on the scale)."]
 
 
 def draw_tissue(path: str | Path, tissue: TissueMask, slide: Slide, *, title: str) -> Path:
-    """Write the tissue PNG: the thumbnail with the outline of what was taken as tissue, its area, a scale bar.
+    """Write the tissue PNG: the thumbnail with the outline of what counts as tissue, its area, a scale bar.
 
     Raises:
         OSError: the file cannot be written.
@@ -142,6 +146,7 @@ def draw_tissue(path: str | Path, tissue: TissueMask, slide: Slide, *, title: st
     outline_shape(sheet, outline(tissue.mask, cell_l0=tissue.cell_l0), colour=TISSUE_COLOUR, width=1.3)
     draw_scale_bar(sheet)
     draw_legend(sheet, [(TISSUE_COLOUR, "Tissue outline")])
-    thresholds = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in tissue.thresholds.items())
-    write_caption(sheet, [f"Tissue {tissue.tissue_mm2:.3g} mm².{f'  Thresholds: {thresholds}.' * bool(thresholds)}"])
+    found = [f"{name.replace('_', ' ')} {say_number(value)}" for name, value in tissue.thresholds.items()]
+    thresholds = f"  Thresholds: {', '.join(found)}." if found else ""
+    write_caption(sheet, [f"Tissue {say_area(tissue.tissue_mm2)}.{thresholds}"])
     return replace_file(path, encode_png(sheet))

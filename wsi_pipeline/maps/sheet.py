@@ -1,7 +1,7 @@
 """A picture of a slide on a page: title, scale bar, colour bar, legend and caption around it -> PNG.
 
-Every length here is in pixels of the page, y down. The picture is drawn pixel for pixel, so what lies at a level-0
-point is exact. matplotlib's Figure is used without pyplot, which keeps global state and is not safe in threads.
+Every length here is in pixels of the page, y down. The picture is drawn pixel for pixel, so each level-0
+point lies where it should. No pyplot: its global state is not safe in threads.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,8 @@ PAGE_PX = 1600  # longest side of a page at most
 MIN_PAGE_PX = 760  # width that the caption needs
 MAX_ENLARGED = 6  # times; more only shows the thumbnail's own pixels
 MIN_PICTURE_PX = 320
-LEFT, TOP, BOTTOM, RIGHT, BAR_WIDTH = 28, 62, 132, 28, 96
+MIN_NUMBERED_PX = 12
+LEFT, TOP, BOTTOM, RIGHT, BAR_WIDTH = 28, 62, 110, 28, 96
 INK, SOFT_INK, HALO = "#1b1f24", "#57606a", "#ffffff"
 HATCH_GREYS = (118, 205)
 PICTURE_KEY = "picture-box"  # PNG text: "left top width height", so that a report can cut the picture out
@@ -52,7 +53,7 @@ class View:
 
 
 def fit_view(slide: Slide, thumbnail_cell_l0: tuple[float, float]) -> View:
-    """The slide's bounds (or all of it) at the largest size that fits the page without being enlarged too far."""
+    """The slide's bounds (or all of it) as large as the page allows, but not enlarged beyond MAX_ENLARGED."""
     box = slide.bounds_l0 or (0, 0, *slide.size_l0)
     width_um, height_um = box[2] * slide.mpp_l0.x, box[3] * slide.mpp_l0.y
     room = (PAGE_PX - LEFT - BAR_WIDTH - RIGHT, PAGE_PX - TOP - BOTTOM)
@@ -97,8 +98,7 @@ def lay_sheet(pixels: np.ndarray, view: View, *, title: str, colour_bar: bool) -
     axes.set_axis_off()
     sheet = Sheet(figure, axes, view, (left, TOP, width, height))
     _frame(sheet, left - 1, TOP - 1, width=width + 2, height=height + 2)
-    title = _fit_title(title, (page[0] - 2 * LEFT) // 9)
-    write_text(sheet, LEFT, 24, title, size=12, weight="bold")
+    write_text(sheet, LEFT, 24, _fit_title(sheet, title), size=12, weight="bold")
     return sheet
 
 
@@ -111,10 +111,10 @@ def _frame(sheet: Sheet, x: float, y: float, *, width: float, height: float, fac
 
 
 def write_text(sheet: Sheet, x: float, y: float, text: str, *, size: float = 9, **look: str) -> None:
-    """Write text with its left middle at (x, y); marks that the font lacks become a box, `$` is a dollar."""
+    """Write text with its left middle at (x, y); marks that the font lacks become boxes, `$` is a dollar."""
     look = {"color": INK, "va": "center", "ha": "left", **look}
-    page_height = sheet.figure.bbox.height
-    sheet.figure.text(x, page_height - y, _drawable(text), fontsize=size, transform=None, parse_math=False, **look)
+    place = {"x": x, "y": sheet.figure.bbox.height - y, "s": _drawable(text), "fontsize": size}
+    sheet.figure.text(**place, transform=None, parse_math=False, **look)
 
 
 @lru_cache(maxsize=1)
@@ -123,17 +123,20 @@ def _glyphs() -> frozenset[int]:
 
 
 def _drawable(text: str) -> str:
-    """The text on one line, with marks that the font has: emoji or CJK letters would warn and draw nothing."""
+    """The text on one line, of marks that the font has: emoji or CJK letters would warn and draw nothing."""
     known = _glyphs()
     return "".join(mark if ord(mark) in known else "\N{WHITE SQUARE}" for mark in " ".join(text.split()))
 
 
-def _fit_title(title: str, letters: int) -> str:
-    """Shorten a title in its middle: names of slides differ at both ends."""
-    if len(title) <= letters:
-        return title
-    half = letters // 2 - 1
-    return f"{title[:half]}…{title[-half:]}"
+def _fit_title(sheet: Sheet, title: str) -> str:
+    """Shorten a title in its middle until it fits: names of slides differ at both ends."""
+    font, shown = FontProperties(size=12, weight="bold"), title
+    measure = sheet.figure.canvas.get_renderer().get_text_width_height_descent
+    room, half = sheet.figure.bbox.width - 2 * LEFT, len(title) // 2
+    while measure(_drawable(shown), font, ismath=False)[0] > room:
+        half = min(half - 1, int(half * 0.95))
+        shown = f"{title[:half]}…{title[-half:]}"
+    return shown
 
 
 def outline_shape(sheet: Sheet, shape: shapely.Geometry, *, colour: str, width: float) -> None:
@@ -149,6 +152,17 @@ def outline_shape(sheet: Sheet, shape: shapely.Geometry, *, colour: str, width: 
     sheet.picture.add_patch(PathPatch(path, path_effects=[halo], **look))
 
 
+def write_number(sheet: Sheet, shape: shapely.Geometry, number: int) -> None:
+    """A lesion's number at the top right of its outline, if the outline is large enough to bear one."""
+    corners = np.reshape(shape.bounds, (2, 2))
+    (left, top), (right, bottom) = (corners - sheet.view.box_l0[:2]) / sheet.view.pixel_l0
+    if min(right - left, bottom - top) < MIN_NUMBERED_PX:
+        return
+    halo = withStroke(linewidth=2.5, foreground=HALO)
+    look = {"fontsize": 9, "color": INK, "weight": "bold", "clip_on": True}
+    sheet.picture.text(right + 3, top + 3, str(number), path_effects=[halo], **look)
+
+
 def round_length_um(longest_um: float) -> float:
     """The largest of 1, 2, 5 times a power of ten that is not above `longest_um`."""
     power = 10.0 ** floor(log10(longest_um))
@@ -157,7 +171,7 @@ def round_length_um(longest_um: float) -> float:
 
 def draw_scale_bar(sheet: Sheet) -> None:
     """A bar of a round length below the picture's left end, at most half as long as the picture or 200 px."""
-    left, top, width, height = sheet.box
+    width = sheet.box[2]
     length_um = round_length_um(sheet.view.um_per_px * min(200, max(60, width / 2)))
     length_px = length_um / sheet.view.um_per_px
     y = _below(sheet)
@@ -174,8 +188,8 @@ def _below(sheet: Sheet) -> float:
 
 
 def draw_colour_bar(sheet: Sheet, ground: np.ndarray, *, label: str, threshold: float) -> None:
-    """The colour ramp right of the picture, 0 below and 1 above, laid over `ground` (3,) as the picture is."""
-    left, top, width, height = sheet.box
+    """The ramp right of the picture, 0 at its foot, over the colour `ground` (3,) as in the picture."""
+    left, _, width, height = sheet.box
     page_width, page_height = sheet.figure.bbox.width, sheet.figure.bbox.height
     tall = min(360, max(height, 90) - 24)
     corner = left + width + 26, page_height - TOP - 24 - tall
@@ -195,21 +209,21 @@ def draw_colour_bar(sheet: Sheet, ground: np.ndarray, *, label: str, threshold: 
 
 
 def draw_legend(sheet: Sheet, entries: Sequence[tuple[str, str]]) -> None:
-    """Entries (kind, text) to the right of the scale bar; kinds: "line <colour>", "hatch", "arrow"."""
+    """Entries (sample, text) right of the scale bar; a sample is the "#rrggbb" of a line, or "hatch"."""
     x, y = LEFT + 330.0, _below(sheet)
-    for kind, text in entries:
-        swatch = _swatch(kind)
+    for sample, text in entries:
+        swatch = _swatch(sample)
         sheet.figure.figimage(swatch, x, sheet.figure.bbox.height - y - 6)
         write_text(sheet, x + 28, y, text, color=SOFT_INK)
         x += 28 + 7.2 * len(text) + 22
 
 
-def _swatch(kind: str) -> np.ndarray:
+def _swatch(sample: str) -> np.ndarray:
     """A 20 x 12 px sample of an outline's colour, or of the hatching."""
-    if kind == "hatch":
+    if sample == "hatch":
         return np.repeat(hatch((20, 12))[..., None], 3, axis=-1).astype(np.uint8)
     swatch = np.full((12, 20, 3), 255, dtype=np.uint8)
-    swatch[5:7] = [int(kind[k : k + 2], 16) for k in (1, 3, 5)]
+    swatch[5:7] = [int(sample[k : k + 2], 16) for k in (1, 3, 5)]
     return swatch
 
 
@@ -232,7 +246,7 @@ def write_caption(sheet: Sheet, sentences: Sequence[str]) -> None:
 
 
 def encode_png(sheet: Sheet) -> bytes:
-    """The page as PNG bytes, with the picture's place in its text; holds no date, so equal pages are equal bytes."""
+    """The page as PNG bytes, the picture's place in its text; no date: equal pages are equal bytes."""
     stream = BytesIO()
     box = " ".join(map(str, sheet.box))
     sheet.figure.savefig(stream, format="png", dpi=DPI, metadata={PICTURE_KEY: box, "Software": None})

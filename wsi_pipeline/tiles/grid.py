@@ -76,8 +76,8 @@ def lay_grid(
 
     Tile k starts at round(k * stride) level-0 pixels, so nothing drifts. Along each axis, in level-0 px,
 
-    - edge="pad": as many tiles as it takes to cover the slide, ceil((size - tile) / stride) + 1, and none that
-      starts beyond it (as gaps could make one); the last may reach over, and is white there;
+    - edge="pad": as many tiles as it takes to cover the slide, ceil((size - tile) / stride) + 1, and none
+      that starts beyond it (as gaps could make one); the last may reach over, and is white there;
     - edge="inside": only tiles that lie inside, floor((size - tile) / stride) + 1.
 
     Both give one padded tile where the slide is smaller than a tile; strips under half a level-0 pixel do

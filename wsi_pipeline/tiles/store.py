@@ -10,28 +10,27 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.metadata import version
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
 
-from wsi_pipeline import __version__
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.slide.reader import Slide
 from wsi_pipeline.slide.tissue import TissueMask
 from wsi_pipeline.tiles.grid import TileGrid
+from wsi_pipeline.tiles.layout import (
+    ATTRIBUTES,
+    SCHEMA,
+    lay_pixels,
+    read_attributes,
+    read_grid,
+    read_tissue,
+    write_arrays,
+    write_attributes,
+)
 from wsi_pipeline.tiles.pixels import read_tiles
-
-ATTRIBUTES = "wsi_pipeline"  # the group attribute that holds everything but the arrays
-SCHEMA = 1
-_ZSTD = ZstdCodec(level=1)  # higher levels gain 1 % on H&E and cost half the speed
-_TILE_DIMENSIONS = ("tile", "tile_row_px", "tile_col_px", "rgb")
-_IMAGE_CHUNK = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +74,7 @@ class TileStore:
 
     def mask(self) -> TissueMask:
         """The tissue mask and the thumbnail that the grid was laid on."""
-        group = zarr.open_group(self.path, mode="r")
-        tissue = _tuples(_attributes(group)["tissue"])
-        return TissueMask(mask=group["tissue_mask"][:], thumbnail=group["thumbnail"][:], **tissue)
+        return read_tissue(zarr.open_group(self.path, mode="r"))
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Tiles start to stop: (n, tile_px, tile_px, 3) uint8 RGB, and (n,) bool, False where unreadable.
@@ -88,7 +85,7 @@ class TileStore:
             return read_tiles(self.grid, start, stop, icc=self.icc)
         tiles = zarr.open_array(self.path, path="tiles", mode="r")
         readable = zarr.open_array(self.path, path="readable", mode="r")
-        return tiles[start:stop], readable[start:stop]
+        return np.asarray(tiles[start:stop]), np.asarray(readable[start:stop])
 
 
 def store_bytes(n_tiles: int, tile_px: int) -> int:
@@ -122,22 +119,11 @@ def create_store(
         draft = _draft(path)
         shutil.rmtree(draft, ignore_errors=True)
         group = zarr.create_group(draft, zarr_format=3)
-        group.attrs[ATTRIBUTES] = {
-            "schema": SCHEMA,
-            "status": "writing",
-            "key": key,
-            "versions": {name: version(name) for name in ("zarr", "numpy")} | {ATTRIBUTES: __version__},
-            "tiles": len(grid),
-            "slide": asdict(grid.slide),
-            "grid": _grid_attributes(grid),
-            "store": {"pixels": pixels, "shard_tiles": shard_tiles, "icc": icc},
-            "tissue": _tissue_attributes(tissue),
-            "settings": dict(settings),
-        }
-        _write_rows(group, grid)
-        _write_tissue(group, tissue)
+        kept = {"pixels": pixels, "shard_tiles": shard_tiles, "icc": icc}
+        write_attributes(group, grid, tissue, key=key, store=kept, settings=settings)
+        write_arrays(group, grid, tissue)
         if pixels:
-            _lay_pixels(group, len(grid), grid.tile_px, shard_tiles)
+            lay_pixels(group, len(grid), grid.tile_px, shard_tiles)
         draft.rename(path)
     return open_store(path, complete=False)
 
@@ -153,21 +139,21 @@ def open_store(path: str | Path, *, complete: bool = True) -> TileStore:
         )
     if complete and found["status"] != "complete":
         raise StoreError(f"{path}: tile store is {found['status']!r}, not complete; run again with --resume")
-    slide, tissue = _slide(found["slide"]), found["tissue"]
+    grid = read_grid(group)
     return TileStore(
         path=str(path),
-        grid=_grid(slide, found["grid"], group),
+        grid=grid,
         key=found["key"],
         status=found["status"],
-        tissue_mm2=tissue["tissue_mm2"],
-        warnings=tuple(dict.fromkeys((*slide.warnings, *tissue["warnings"]))),
+        tissue_mm2=found["tissue"]["tissue_mm2"],
+        warnings=tuple(dict.fromkeys((*grid.slide.warnings, *found["tissue"]["warnings"]))),
         settings=found["settings"],
         **found["store"],
     )
 
 
 def write_shard(store: TileStore, shard: int, tiles: np.ndarray, readable: np.ndarray) -> None:
-    """Write one whole shard: first which of its tiles are readable, then the pixels, whose file marks it done.
+    """Write one whole shard: first its flags, then its pixels, whose file marks it done.
 
     `tiles` (n, tile_px, tile_px, 3) uint8 and `readable` (n,) bool hold all tiles of the shard. Raises
     StoreError where the disk is full.
@@ -195,10 +181,11 @@ def mark_complete(store: TileStore) -> TileStore:
     """Write the status "complete", last of all; StoreError if a shard is absent."""
     absent = _absent(store)
     if absent:
-        raise StoreError(f"{store.path}: {len(absent)} of {len(store.shards)} shards missing, first {absent[0]}")
+        count = f"{len(absent)} of {len(store.shards)}"
+        raise StoreError(f"{store.path}: {count} shards missing, first {absent[0]}; run again with --resume")
     with _writing(Path(store.path)):
         group = zarr.open_group(store.path, mode="r+")
-        group.attrs[ATTRIBUTES] = {**_attributes(group), "status": "complete"}
+        group.attrs[ATTRIBUTES] = {**read_attributes(group), "status": "complete"}
     return replace(store, status="complete")
 
 
@@ -234,13 +221,9 @@ def _open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
         raise StoreError(f"{path}: no tile store here")
     try:
         group = zarr.open_group(path, mode="r", zarr_format=3)
-        return group, _attributes(group)
+        return group, read_attributes(group)
     except (ValueError, KeyError, OSError) as error:
         raise StoreError(f"{path}: not a tile store of this package ({error!r})") from error
-
-
-def _attributes(group: zarr.Group) -> dict[str, Any]:
-    return dict(group.attrs[ATTRIBUTES])  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -251,7 +234,7 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise StoreError(f"{path}: disk full while writing tiles; free some and run again with --resume") from error
+        raise StoreError(f"{path}: disk full while writing; free some and run again with --resume") from error
 
 
 def _check_space(path: Path, n_tiles: int, tile_px: int) -> None:
@@ -271,79 +254,3 @@ def _absent(store: TileStore) -> list[int]:
     written = set(os.listdir(folder)) if folder.is_dir() else set()
     files = (folder / str(shard) / "0" / "0" / "0" for shard in range(len(store.shards)))
     return [shard for shard, file in enumerate(files) if str(shard) not in written or not file.is_file()]
-
-
-def _grid_attributes(grid: TileGrid) -> dict[str, Any]:
-    zoom = min(side / grid.tile_px for side in grid.footprint_l0)
-    finer = [level for level, by in enumerate(grid.slide.level_downsamples) if by <= zoom * 1.02]
-    return {
-        "tile_px": grid.tile_px,
-        "stride_px": grid.stride_px,
-        "mpp": asdict(grid.mpp),
-        "rows": grid.rows,
-        "cols": grid.cols,
-        "edge": grid.edge,
-        "read_level": max(finer, default=0),
-    }
-
-
-def _grid(slide: Slide, found: Mapping[str, Any], group: zarr.Group) -> TileGrid:
-    known = {name: found[name] for name in ("tile_px", "stride_px", "rows", "cols", "edge")}
-    arrays = {"rowcol": group["rowcol"][:], "tissue": group["tissue_fraction"][:]}  # type: ignore[index]
-    return TileGrid(slide=slide, mpp=Mpp(**found["mpp"]), **known, **arrays)
-
-
-def _slide(found: Mapping[str, Any]) -> Slide:
-    known = {item.name: _tuples(found[item.name]) for item in fields(Slide) if item.name in found}
-    return Slide(**known | {"mpp_l0": Mpp(**found["mpp_l0"])})
-
-
-def _tissue_attributes(tissue: TissueMask) -> dict[str, Any]:
-    arrays = ("mask", "thumbnail")
-    return {item.name: getattr(tissue, item.name) for item in fields(tissue) if item.name not in arrays}
-
-
-def _tuples(value: Any) -> Any:
-    """JSON lists back to tuples, at any depth."""
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    return {name: _tuples(item) for name, item in value.items()} if isinstance(value, dict) else value
-
-
-def _write_rows(group: zarr.Group, grid: TileGrid) -> None:
-    """One row a tile: its cell, its level-0 top left, its share of tissue."""
-    corners = grid.xy_l0
-    columns = {"x": corners[:, 0], "y": corners[:, 1], "tissue_fraction": grid.tissue.astype(np.float32)}
-    for name, values in columns.items():
-        _write(group, name, values, ("tile",))
-    _write(group, "rowcol", grid.rowcol.astype(np.int32), ("tile", "row_col"))
-
-
-def _write_tissue(group: zarr.Group, tissue: TissueMask) -> None:
-    _write(group, "tissue_mask", tissue.mask, ("mask_row", "mask_col"))
-    _write(group, "thumbnail", tissue.thumbnail, ("thumbnail_row", "thumbnail_col", "rgb"))
-
-
-def _write(group: zarr.Group, name: str, values: np.ndarray, dimensions: tuple[str, ...]) -> None:
-    whole = tuple(max(1, n) for n in values.shape)
-    chunks = whole if dimensions[0] == "tile" else tuple(min(n, _IMAGE_CHUNK) for n in whole)
-    group.create_array(
-        name, data=np.ascontiguousarray(values), chunks=chunks, compressors=_ZSTD, dimension_names=dimensions
-    )
-
-
-def _lay_pixels(group: zarr.Group, n_tiles: int, tile_px: int, shard_tiles: int) -> None:
-    """The arrays that `write_shard` fills: one chunk a tile, one file a shard."""
-    tile = (tile_px, tile_px, 3)
-    group.create_array(
-        "tiles",
-        shape=(n_tiles, *tile),
-        dtype="uint8",
-        chunks=(1, *tile),
-        shards=(shard_tiles, *tile),
-        compressors=_ZSTD,
-        dimension_names=_TILE_DIMENSIONS,
-    )
-    group.create_array(
-        "readable", shape=(n_tiles,), dtype="bool", chunks=(shard_tiles,), dimension_names=("tile",)
-    )

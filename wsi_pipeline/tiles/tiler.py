@@ -80,12 +80,12 @@ def cut_tiles(
 
 
 def _unreadable_before(store: TileStore, missing: list[int]) -> int:
-    """Unreadable tiles of the shards that are there already; a missing shard's flags mean nothing yet."""
+    """Unreadable tiles of the shards that are there already; the flags of a missing one mean nothing yet."""
     if not store.pixels:
         return 0
-    flags = zarr.open_array(store.path, path="readable", mode="r")[:]
+    readable = np.asarray(zarr.open_array(store.path, path="readable", mode="r")[:])
     written = np.setdiff1d(np.arange(len(store.shards)), missing)
-    return int(np.isin(np.flatnonzero(~flags) // store.shard_tiles, written).sum())
+    return int(np.isin(np.flatnonzero(~readable) // store.shard_tiles, written).sum())
 
 
 def _check_readable(store: TileStore, unreadable: int, max_unreadable: float) -> None:

@@ -1,0 +1,50 @@
+"""Measurements in words and digits, shared by overlay and report; NaN is a dash, units never break off."""
+
+from math import isnan, log10
+
+DASH = "–"
+JOIN = "\N{NO-BREAK SPACE}"
+
+
+def say_number(value: float) -> str:
+    """Three significant digits, whole from 100 on, never with an exponent; a dash for NaN."""
+    if isnan(value):
+        return DASH
+    if abs(value) < 1e-9:
+        return "0"
+    decimals = max(0, 2 - int(log10(abs(value)) // 1))
+    text = f"{value:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def say_area(mm2: float) -> str:
+    """An area with its unit."""
+    return DASH if isnan(mm2) else f"{say_number(mm2)}{JOIN}mm²"
+
+
+def say_length(um: float) -> str:
+    """A length in um, from 1,000 um on in mm."""
+    if isnan(um):
+        return DASH
+    return f"{say_number(um / 1000)}{JOIN}mm" if um >= 1000 else f"{um:.0f}{JOIN}µm"
+
+
+def say_share(share: float) -> str:
+    """A share of 0-1 in percent."""
+    return DASH if isnan(share) else f"{say_number(100 * share)}{JOIN}%"
+
+
+def say_span(low: float, high: float, *, unit: str) -> str:
+    """An interval "low to high unit"; empty where either end is unknown."""
+    if isnan(low) or isnan(high):
+        return ""
+    return f"{say_number(low)} to {say_number(high)}{JOIN}{unit}"
+
+
+def say_time(seconds: float) -> str:
+    """A duration in seconds, minutes or hours."""
+    if isnan(seconds):
+        return DASH
+    if seconds < 120:
+        return f"{say_number(seconds)}{JOIN}s"
+    return f"{say_number(seconds / 60)}{JOIN}min" if seconds < 7200 else f"{say_number(seconds / 3600)}{JOIN}h"

@@ -1,0 +1,138 @@
+"""What lies where in a tile store: grid, tissue, settings <-> attributes and arrays of a Zarr v3 group.
+
+Everything but the arrays is one dict, under the group attribute `wsi_pipeline`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from wsi_pipeline import __version__
+from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.slide.reader import Slide
+from wsi_pipeline.slide.tissue import TissueMask
+from wsi_pipeline.tiles.grid import TileGrid
+
+ATTRIBUTES = "wsi_pipeline"
+SCHEMA = 1
+
+_ZSTD = ZstdCodec(level=1)  # higher levels gain 1 % on H&E at half the speed
+_IMAGE_CHUNK = 1024
+_GRID_NUMBERS = ("tile_px", "stride_px", "rows", "cols", "edge")
+_TISSUE_ARRAYS = ("mask", "thumbnail")
+
+
+def write_attributes(
+    group: zarr.Group,
+    grid: TileGrid,
+    tissue: TissueMask,
+    *,
+    key: str,
+    store: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write all that is no array, with status "writing"; `store` says whether and how pixels are kept."""
+    group.attrs[ATTRIBUTES] = {
+        "schema": SCHEMA,
+        "status": "writing",
+        "key": key,
+        "versions": {name: version(name) for name in ("zarr", "numpy")} | {ATTRIBUTES: __version__},
+        "tiles": len(grid),
+        "slide": asdict(grid.slide),
+        "grid": {name: getattr(grid, name) for name in _GRID_NUMBERS}
+        | {"mpp": asdict(grid.mpp), "read_level": _read_level(grid)},
+        "store": dict(store),
+        "tissue": {
+            item.name: getattr(tissue, item.name)
+            for item in fields(tissue)
+            if item.name not in _TISSUE_ARRAYS
+        },
+        "settings": dict(settings),
+    }
+
+
+def write_arrays(group: zarr.Group, grid: TileGrid, tissue: TissueMask) -> None:
+    """Write the arrays of one row a tile, the tissue mask and the thumbnail."""
+    corners = grid.xy_l0
+    for name, column in {"x": corners[:, 0], "y": corners[:, 1], "tissue_fraction": grid.tissue}.items():
+        _write(group, name, column, ("tile",))
+    _write(group, "rowcol", grid.rowcol, ("tile", "row_col"))
+    _write(group, "tissue_mask", tissue.mask, ("mask_row", "mask_col"))
+    _write(group, "thumbnail", tissue.thumbnail, ("thumbnail_row", "thumbnail_col", "rgb"))
+
+
+def lay_pixels(group: zarr.Group, n_tiles: int, tile_px: int, shard_tiles: int) -> None:
+    """Lay the arrays that shards fill later: one chunk a tile and one file a shard, flags likewise."""
+    tile = (tile_px, tile_px, 3)
+    group.create_array(
+        "tiles",
+        shape=(n_tiles, *tile),
+        dtype="uint8",
+        chunks=(1, *tile),
+        shards=(shard_tiles, *tile),
+        compressors=_ZSTD,
+        dimension_names=("tile", "tile_row_px", "tile_col_px", "rgb"),
+    )
+    group.create_array(
+        "readable", shape=(n_tiles,), dtype="bool", chunks=(shard_tiles,), dimension_names=("tile",)
+    )
+
+
+def read_attributes(group: zarr.Group) -> dict[str, Any]:
+    """All that is no array; KeyError in a group that is no tile store."""
+    found: Any = group.attrs[ATTRIBUTES]
+    return dict(found)
+
+
+def read_grid(group: zarr.Group) -> TileGrid:
+    """The grid that was written, its slide included."""
+    found = read_attributes(group)
+    slide = {item.name: _tuples(found["slide"][item.name]) for item in fields(Slide)}
+    numbers = {name: found["grid"][name] for name in _GRID_NUMBERS}
+    return TileGrid(
+        slide=Slide(**slide | {"mpp_l0": Mpp(**slide["mpp_l0"])}),
+        mpp=Mpp(**found["grid"]["mpp"]),
+        rowcol=read_array(group, "rowcol"),
+        tissue=read_array(group, "tissue_fraction"),
+        **numbers,
+    )
+
+
+def read_tissue(group: zarr.Group) -> TissueMask:
+    """The tissue mask and thumbnail that were written."""
+    known = _tuples(read_attributes(group)["tissue"])
+    return TissueMask(
+        mask=read_array(group, "tissue_mask"), thumbnail=read_array(group, "thumbnail"), **known
+    )
+
+
+def read_array(group: zarr.Group, name: str) -> np.ndarray:
+    """A whole array of the group."""
+    array: Any = group[name]
+    return np.asarray(array[:])
+
+
+def _read_level(grid: TileGrid) -> int:
+    """The pyramid level that pixels come from: the coarsest that is no coarser than the tiles, to 2 %."""
+    zoom = min(side / grid.tile_px for side in grid.footprint_l0) * 1.02
+    finer = [level for level, by in enumerate(grid.slide.level_downsamples) if by <= zoom]
+    return max(finer, default=0)
+
+
+def _write(group: zarr.Group, name: str, values: np.ndarray, dimensions: tuple[str, ...]) -> None:
+    whole = tuple(max(1, n) for n in values.shape)
+    chunks = whole if dimensions[0] == "tile" else tuple(min(n, _IMAGE_CHUNK) for n in whole)
+    values = np.ascontiguousarray(values)
+    group.create_array(name, data=values, chunks=chunks, compressors=_ZSTD, dimension_names=dimensions)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON lists back to tuples, at any depth."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return {name: _tuples(item) for name, item in value.items()} if isinstance(value, dict) else value
