@@ -18,7 +18,7 @@ from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.atomic import replace_file
 from wsi_pipeline.maps.palette import PROBABILITIES, ramp_rgba
 from wsi_pipeline.maps.sheet import PICTURE_KEY
-from wsi_pipeline.maps.wording import DASH, say_area, say_length, say_number, say_share, say_span, say_time
+from wsi_pipeline.maps.wording import DASH, say_area, say_length, say_share, say_span, say_time
 
 THUMBNAIL_PX = 320
 SMALLEST_PX = 120
@@ -40,12 +40,7 @@ REMEDIES = {
     "unreadable": "Open the file in a viewer; if that fails too, copy or export it again.",
     "failed": "See the slide's log in the folder logs; repair the cause and run again with --resume.",
 }
-SIZE_CLASSES = {
-    "negative": "negative",
-    "itc": "ITC (up to 0.2 mm)",
-    "micro": "micro (over 0.2 to 2 mm)",
-    "macro": "macro (over 2 mm)",
-}
+SIZE_CLASSES = {"negative": "negative", "itc": "ITC", "micro": "micro", "macro": "macro"}
 FACT_WORDS = {
     "model": "Model",
     "config_hash": "Config hash",
@@ -57,10 +52,8 @@ COLUMNS = (  # heading, what it means
     ("Tumour", "Area called tumour, in mm²; below it the range given with it"),
     ("Tissue", "Area of tissue found on the slide"),
     ("Share", "Tumour area / tissue area"),
-    ("Lesions", "Connected tumour areas; below them the longest diameter"),
-    ("Largest", "Class of the longest lesion, as for lymph nodes"),
+    ("Longest lesion", "Longest diameter of a connected tumour area; below it its class and their number"),
     ("P(slide)", "Probability that the slide holds tumour"),
-    ("Tiles", "Tiles scored; below them the time it took"),
 )
 
 
@@ -112,14 +105,14 @@ def write_report(
     Args:
         rows: the slides, in the order to be shown; may be empty.
         pictures: slide id -> paths of its PNGs: "thumbnail" (or else "tissue") and "overlay"; any may lack.
-        run: facts of the run, shown as given: name, model, model_note (a warning), config_hash, version, date;
-            any other key is shown below these under its own name.
+        run: facts of the run, shown as given: name, model, model_note (a warning), config_hash, version,
+            date; any other key follows under its own name.
 
     Raises:
         OSError: the page cannot be written; a picture that cannot be read is only left out.
     """
     side = _picture_side(len(rows))
-    shown = [_row(result, _inline_all(pictures.get(result.slide_id, {}), Path(folder), side)) for result in rows]
+    small = [_inline_all(pictures.get(result.slide_id, {}), Path(folder), side) for result in rows]
     template = files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = page.from_string(template).render(
@@ -128,7 +121,7 @@ def write_report(
         model_note=str(run.get("model_note", "")),
         counts=_counts(rows),
         totals=_totals(rows),
-        rows=shown,
+        rows=[_row(result, pair) for result, pair in zip(rows, small, strict=True)],
         columns=COLUMNS,
         dash=DASH,
         ramp=_ramp_css(),
@@ -192,9 +185,15 @@ def _row(result: SlideResult, pictures: tuple[Picture | None, Picture | None]) -
         overlay=pictures[1],
         cells=_cells(result),
         message=result.message,
-        remedy=REMEDIES.get(result.status, ""),
+        remedy=_remedy(result),
         warnings=tuple(result.warnings),
     )
+
+
+def _remedy(result: SlideResult) -> str:
+    """What to do; a message of our own errors says it already, that of a failure may not."""
+    told = result.message and result.status != "failed"
+    return "" if told else REMEDIES.get(result.status, "")
 
 
 def _slide_facts(result: SlideResult) -> list[str]:
@@ -205,22 +204,25 @@ def _slide_facts(result: SlideResult) -> list[str]:
         same = abs(result.mpp_x - result.mpp_y) < 5e-5
         scale = f"{result.mpp_x:.4g}" if same else f"{result.mpp_x:.4g} × {result.mpp_y:.4g}"
         facts.append(f"{scale} µm/px ({result.mpp_source})")
+    if result.tiles:
+        took = "" if isnan(result.seconds) else f" in {say_time(result.seconds)}"
+        facts.append(f"{result.tiles:,} tiles{took}")
+    if result.unreadable_tiles:
+        facts.append(f"{result.unreadable_tiles:,} tiles unreadable")
     return facts
 
 
 def _cells(result: SlideResult) -> tuple[Cell, ...]:
     """The numbers of a row, in the order of COLUMNS."""
-    scored = not isnan(result.cancer_mm2)
     unread = f"{say_area(result.unread_mm2)} not read" if result.unread_mm2 > 0 else ""
+    area_span = say_span(result.cancer_mm2_low, result.cancer_mm2_high, unit="mm²")
     share_span = say_span(100 * result.share_low, 100 * result.share_high, unit="%")
     return (
-        _cell(result.cancer_mm2, say_area, say_span(result.cancer_mm2_low, result.cancer_mm2_high, unit="mm²")),
+        _cell(result.cancer_mm2, say_area, area_span),
         _cell(result.tissue_mm2, say_area, unread),
         _cell(result.share, say_share, share_span),
-        _cell(result.lesions if scored else nan, say_number, _longest(result)),
-        _class_cell(result),
+        _lesion_cell(result),
         _cell(result.probability, "{:.3f}".format),
-        _cell(result.tiles if scored else nan, "{:,.0f}".format, _work(result)),
     )
 
 
@@ -228,21 +230,16 @@ def _cell(value: float, say: Callable[[float], str], below: str = "") -> Cell:
     return Cell(DASH) if isnan(value) else Cell(say(value), below, repr(float(value)))
 
 
-def _class_cell(result: SlideResult) -> Cell:
-    name, _, span = SIZE_CLASSES.get(result.metastasis_class, result.metastasis_class).partition(" (")
-    order = "" if isnan(result.longest_um) else repr(float(result.longest_um))
-    return Cell(name or DASH, span.removesuffix(")"), order)
-
-
-def _longest(result: SlideResult) -> str:
-    return f"longest {say_length(result.longest_um)}" if result.lesions and result.longest_um > 0 else ""
-
-
-def _work(result: SlideResult) -> str:
-    """Unreadable tiles and the time that a slide took."""
-    unreadable = f"{result.unreadable_tiles:,} unreadable" if result.unreadable_tiles else ""
-    took = "" if isnan(result.seconds) else say_time(result.seconds)
-    return ", ".join(part for part in (unreadable, took) if part)
+def _lesion_cell(result: SlideResult) -> Cell:
+    """The longest lesion, its class by length, and how many there are."""
+    if isnan(result.cancer_mm2):
+        return Cell(DASH)
+    name = SIZE_CLASSES.get(result.metastasis_class, result.metastasis_class)
+    if not result.lesions:
+        return Cell("none", name, "0")
+    plural = "" if result.lesions == 1 else "s"
+    below = f"{name}, {result.lesions:,} lesion{plural}".removeprefix(", ")
+    return _cell(result.longest_um, say_length, below)
 
 
 def _facts(run: Mapping[str, object]) -> list[tuple[str, str]]:

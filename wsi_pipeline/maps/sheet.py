@@ -21,6 +21,7 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 from matplotlib.patheffects import withStroke
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from wsi_pipeline.maps.palette import ramp_rgba
 from wsi_pipeline.slide.reader import Slide
@@ -247,7 +248,10 @@ def write_caption(sheet: Sheet, sentences: Sequence[str]) -> None:
 
 def encode_png(sheet: Sheet) -> bytes:
     """The page as PNG bytes, the picture's place in its text; no date: equal pages are equal bytes."""
-    stream = BytesIO()
-    box = " ".join(map(str, sheet.box))
-    sheet.figure.savefig(stream, format="png", dpi=DPI, metadata={PICTURE_KEY: box, "Software": None})
+    canvas = sheet.figure.canvas
+    canvas.draw()
+    text, stream = PngInfo(), BytesIO()
+    text.add_text(PICTURE_KEY, " ".join(map(str, sheet.box)))
+    page = Image.fromarray(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+    page.save(stream, format="PNG", pnginfo=text)
     return stream.getvalue()

@@ -13,7 +13,7 @@ def say_number(value: float) -> str:
     if abs(value) < 1e-9:
         return "0"
     decimals = max(0, 2 - int(log10(abs(value)) // 1))
-    text = f"{value:.{decimals}f}"
+    text = f"{value:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
@@ -47,4 +47,5 @@ def say_time(seconds: float) -> str:
         return DASH
     if seconds < 120:
         return f"{say_number(seconds)}{JOIN}s"
-    return f"{say_number(seconds / 60)}{JOIN}min" if seconds < 7200 else f"{say_number(seconds / 3600)}{JOIN}h"
+    minutes = seconds / 60
+    return f"{say_number(minutes)}{JOIN}min" if minutes < 120 else f"{say_number(minutes / 60)}{JOIN}h"

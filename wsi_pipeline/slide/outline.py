@@ -9,9 +9,9 @@ def outline(
 ) -> shapely.MultiPolygon:
     """The True cells (rows, cols) as a valid MultiPolygon with holes, in level-0 pixels (x, y), y down.
 
-    Corners lie at origin_l0 + (col, row) * cell_l0 (x, y): the area is the number of cells times the area of a
-    cell. Cells that touch in a corner alone are parts of one MultiPolygon that touch in that point, as the
-    rules of valid polygons ask; so an 8-connected component comes out as one (multi)polygon, unbroken.
+    Corners lie at origin_l0 + (col, row) * cell_l0 (x, y): the area is the number of cells times the area
+    of a cell. Cells that touch in a corner alone are parts of one MultiPolygon that touch in that point, as
+    the rules of valid polygons ask; so an 8-connected component comes out as one (multi)polygon, unbroken.
     Nothing True gives an empty MultiPolygon.
     """
     segments = np.concatenate([_runs(*_edges(cells)), _runs(*_edges(cells.T))[..., ::-1]])
@@ -24,7 +24,7 @@ def outline(
 
 
 def _inner_cells(rings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(col, row), each (N,), of one cell inside each ring, beside its first edge; a face is all True or all False."""
+    """(col, row), each (N,), of the cell inside each ring by its first edge; a face is all one value."""
     first, second = (shapely.get_coordinates(shapely.get_point(rings, i)) for i in (0, 1))
     along = np.sign(second - first)
     turn = np.where(shapely.is_ccw(rings), 1, -1)[:, None]  # inner side: left of a counter-clockwise ring
@@ -35,8 +35,8 @@ def _inner_cells(rings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _edges(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Horizontal borders between cells and where a run of them must stop.
 
-    For (rows, cols) cells: edge (rows + 1, cols), True where the cell above differs from the one below; corner
-    (rows + 1, cols + 1), True where a vertical border ends or passes.
+    For (rows, cols) cells: edge (rows + 1, cols), True where the cell above differs from the one below;
+    corner (rows + 1, cols + 1), True where a vertical border ends or passes.
     """
     padded = np.pad(np.asarray(cells, bool), 1)
     across = padded[1:] != padded[:-1]

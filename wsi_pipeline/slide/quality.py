@@ -1,7 +1,7 @@
 """What else a thumbnail shows: the colour of its glass, a dark background, pen marks. Colour rules, no model.
 
-Both dyes of H&E absorb green the most, so green is the least channel of tissue. Ink breaks that rule: red is the
-least channel of blue and green pens, green and blue are alike in red ones, all three in black ones.
+Both dyes of H&E absorb green the most, so green is the least channel of tissue. Ink breaks that rule: red
+is the least channel of blue and green pens, green and blue are alike in red ones, all three in black ones.
 """
 
 import numpy as np
@@ -14,6 +14,7 @@ MIN_PEN_MM2 = 0.02  # less than a stroke of 0.1 x 0.2 mm is no pen mark
 GLASS = (243.0, 243.0, 243.0)
 DARK_GREY = 60
 LEAST_GLASS = 0.005
+PURE_WHITE, LEAST_SCANNED = 254, 0.2
 
 
 def grey_of(rgb: np.ndarray) -> np.ndarray:
@@ -33,9 +34,15 @@ def channel_range(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def glass_colour(rgb: np.ndarray) -> tuple[float, float, float]:
-    """The colour of bare glass: the commonest bright and grey one; GLASS where hardly any pixel is so."""
+    """The colour of bare glass: the commonest bright and grey one; GLASS where hardly any pixel is so.
+
+    Pure white is what readers fill unscanned parts with: it counts only where there is little else.
+    """
     thin = _thinned(rgb)
     bright = thin[_is_glass(thin)]
+    scanned = bright[bright.min(axis=1) < PURE_WHITE]
+    if len(scanned) > LEAST_SCANNED * len(bright):
+        bright = scanned
     if len(bright) < LEAST_GLASS * thin[..., 0].size:
         return GLASS
     grey = grey_of(bright[None])[0]

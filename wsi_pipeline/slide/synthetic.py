@@ -212,7 +212,7 @@ def _slide_layers(
 
 
 def _tile_scene(rng: np.random.Generator, side_um: float) -> tuple[list[Layer], Blob | None, Blob | None]:
-    """What a training tile (side_um wide) shows over stroma; its tumour, and its tissue if that has an edge."""
+    """What a training tile shows over stroma; its tumour, if any; its tissue, if that has an edge in it."""
     kind = rng.choice(["normal", "tumour", "border"])
     at_edge = rng.uniform() < {"normal": 0.35, "tumour": 0.0, "border": 0.15}[kind]
     layers = []

@@ -9,16 +9,19 @@ from PIL import Image, ImageFilter
 
 from wsi_pipeline.slide.outline import outline
 from wsi_pipeline.slide.quality import channel_range, find_pen, glass_colour, grey_of, is_dark_background
-SlideReader = object
+from wsi_pipeline.slide.reader import SlideReader
 
 SATURATION_RANGE = 12.0, 26.0  # Otsu alone splits the noise of bare glass, and dark tissue from pale
 DENSITY_RANGE = 0.05, 0.13
 PALE_SATURATION = 6  # fat and pale stroma are above, glass of real scans is at most 4 (99 %) after smoothing
 PALE_DENSITY = 0.008
-GREY_SHARE, MOST_GREY = 0.12, 20  # saturation a share of darkness: dust and shadows 0.1, 99 % of tissue above 0.05
+GREY_SHARE, MOST_GREY = 0.12, 20  # least saturation for its darkness: dust and shadows have 0.1 of it
 SURE_SHARE = 0.1  # of min_piece_mm2 that must pass Otsu's thresholds; the paler rest of a piece goes with it
 MUCH_PEN = 0.3
 NEARLY_ALL = 0.95
+LEAST_SIDE_PX = 32
+LEAST_SHARE = 0.05  # of a slide so small that min_piece_mm2 would be most of it
+DARK_WARNING = "dark background: fluorescence or dark field, not brightfield; nothing is taken as tissue"
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,17 @@ class TissueMask:
 
 
 def find_tissue(reader: SlideReader, settings: TissueSettings) -> TissueMask:
-    """Tissue of an open slide; its thumbnail is never enlarged, so a coarse or small slide has coarse cells."""
+    """Tissue of an open slide.
+
+    The thumbnail is never enlarged: a coarse slide has coarse cells. One whose shorter side would be less than
+    LEAST_SIDE_PX cells gets finer ones, if it has them.
+    """
     width, height = reader.slide.size_l0
     mpp = reader.slide.mpp_l0
+    cell = min(settings.mpp, min(width * mpp.x, height * mpp.y) / LEAST_SIDE_PX)
     size_px = (
-        min(width, max(1, round(width * mpp.x / settings.mpp))),
-        min(height, max(1, round(height * mpp.y / settings.mpp))),
+        min(width, max(1, round(width * mpp.x / cell))),
+        min(height, max(1, round(height * mpp.y / cell))),
     )
     thumbnail = reader.read_thumbnail(size_px)
     cell_l0 = width / size_px[0], height / size_px[1]
@@ -70,15 +78,14 @@ def tissue_from_rgb(
 ) -> tuple[np.ndarray, dict[str, float], bool, tuple[str, ...]]:
     """(H, W, 3) uint8 at mpp_px (x, y) um/px -> mask (H, W) bool, thresholds, dark background, warnings."""
     if is_dark_background(rgb):
-        warning = "dark background: a fluorescence or dark-field image, not brightfield; nothing taken as tissue"
-        return np.zeros(rgb.shape[:2], bool), {}, True, (warning,)
+        return np.zeros(rgb.shape[:2], bool), {}, True, (DARK_WARNING,)
     sure, pale, thresholds = _coloured(rgb)
     pen = find_pen(rgb, mpp_px) if settings.remove_pen else {}
     ink = np.logical_or.reduce(list(pen.values())) if pen else np.zeros_like(sure)
     mask = _tidy(sure, pale, ink, settings=settings, cell_um=mpp_px)
     warnings = _pen_warnings(pen, pale, mpp_px)
     if mask.mean() > NEARLY_ALL:
-        warnings.append(f"tissue covers {mask.mean():.0%} of the slide: no glass to compare with, check the outline")
+        warnings.append(f"tissue covers {mask.mean():.0%} of the slide: hardly any glass, check the outline")
     return mask, thresholds, False, tuple(warnings)
 
 
@@ -106,12 +113,12 @@ def otsu(histogram: np.ndarray, values: np.ndarray) -> float:
 def _coloured(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """Surely tissue (H, W) bool, at least pale tissue (H, W) bool, and the thresholds.
 
-    Sure is what is coloured and dense against the glass by Otsu's thresholds, held within sane bounds; grey alone
-    is dust, a shadow or the edge of a coverslip. All in uint8 and by tables: 0.2 s on 2,500 x 2,500 where HSV in
-    floats takes 4 s.
+    Sure is what is coloured and dense against the glass by Otsu's thresholds, held within sane bounds; grey
+    alone is dust, a shadow or the edge of a coverslip. All in uint8 and by tables: 0.2 s on 2,500 x 2,500
+    where HSV in floats takes 4 s.
     """
     glass = glass_colour(rgb)
-    table = [min(255, round(value * 255 / channel)) for channel in glass for value in range(256)]  # glass -> 255
+    table = [min(255, round(value * 255 / white)) for white in glass for value in range(256)]
     smooth = np.asarray(Image.fromarray(rgb).filter(ImageFilter.BoxBlur(1)).point(table))
     saturation = np.subtract(*channel_range(smooth))
     grey = grey_of(smooth)
@@ -128,7 +135,7 @@ def _coloured(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, float]
     pale = (saturation > least[grey]) & (grey < _grey_at(PALE_DENSITY))
     coloured = saturation > thresholds["saturation"]
     sure = pale & (coloured | (grey < _grey_at(thresholds["optical_density"])))
-    rim = _any_within(_any_within(np.pad(~pale, 1), 3, 0), 3, 1)  # smoothing widened a piece by a cell: undone
+    rim = _any_within(_any_within(np.pad(~pale, 1), 3, 0), 3, 1)  # smoothing widened by a cell
     return sure, sure | (pale & ~rim), thresholds
 
 
@@ -150,7 +157,7 @@ def _tidy(
     settings: TissueSettings,
     cell_um: tuple[float, float],
 ) -> np.ndarray:
-    """Pale tissue with gaps closed, small holes filled and ink cut out; pieces too small or nowhere sure left out."""
+    """Pale tissue, gaps closed, small holes filled, ink cut out; without pieces too small or nowhere sure."""
     cell_mm2 = cell_um[0] * cell_um[1] * 1e-6
     radius = round(settings.closing_um / cell_um[1]), round(settings.closing_um / cell_um[0])
     mask = close_gaps(pale & ~ink, radius)
@@ -158,14 +165,14 @@ def _tidy(
     pieces, count = scipy.ndimage.label(mask, np.ones((3, 3)))
     cells = np.bincount(pieces.ravel(), minlength=count + 1)
     sure_cells = np.bincount(pieces[sure & ~ink], minlength=count + 1)
-    least = settings.min_piece_mm2 / cell_mm2
+    least = min(settings.min_piece_mm2 / cell_mm2, LEAST_SHARE * mask.size)
     keep = (cells >= least) & (sure_cells >= SURE_SHARE * least)
     keep[0] = False
     return keep[pieces]
 
 
 def close_gaps(mask: np.ndarray, radius: tuple[int, int]) -> np.ndarray:
-    """Morphological closing of (H, W) bool by a rectangle of 2 radius + 1 (rows, cols) cells; nothing is lost."""
+    """Morphological closing of (H, W) bool by a box of 2 radius + 1 cells (rows, cols); nothing is lost."""
     grown = np.pad(mask, [(2 * r, 2 * r) for r in radius])
     for axis, r in enumerate(radius):
         grown = _any_within(grown, 2 * r + 1, axis)
@@ -186,7 +193,7 @@ def fill_holes(mask: np.ndarray, most_cells: float) -> np.ndarray:
 
 
 def _any_within(mask: np.ndarray, window: int, axis: int) -> np.ndarray:
-    """True where any of `window` neighbours along the axis is; the axis gets window - 1 shorter. Doubling steps."""
+    """True where any of `window` neighbours is; the axis gets window - 1 shorter. In doubling steps."""
     mask, width = np.moveaxis(mask, axis, 0), 1
     while width < window:
         step = min(width, window - width)

@@ -1,0 +1,132 @@
+"""The run folder: where each file of a run lies, what was recorded of each slide, and the run's own account.
+
+::
+
+    run.json  events.jsonl  slides.csv  slides.parquet  failures.csv  report.html
+    tiles/<slide>.zarr   maps/<slide>_*   logs/<slide>.log   records/<slide>.json
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from wsi_pipeline.errors import ConfigError, StoreError
+from wsi_pipeline.maps.aggregate import SlideResult
+from wsi_pipeline.maps.atomic import replace_file
+
+MARK = "wsi_pipeline"  # the key of run.json by which a run folder is known
+_FOLDERS = ("tiles", "maps", "logs", "records")
+_FILES = ("run.json", "events.jsonl", "slides.csv", "slides.parquet", "failures.csv", "report.html")
+
+
+class RunFolder:
+    """Paths and records of one run; made by `open_run_folder`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.maps = root / "maps"
+        self._lock = Lock()
+
+    def store(self, slide_id: str) -> Path:
+        """The tile store of a slide."""
+        return self.root / "tiles" / f"{slide_id}.zarr"
+
+    def account(self) -> dict[str, Any]:
+        """What run.json holds; empty where there is none yet. Raises StoreError where it is not ours."""
+        path = self.root / "run.json"
+        if not path.exists():
+            return {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: cannot be read ({error}); use another --out, or --overwrite") from None
+        if not isinstance(found, dict) or MARK not in found:
+            raise StoreError(f"{path}: not written by this package; use another --out")
+        return found
+
+    def write_account(self, facts: Mapping[str, Any]) -> None:
+        """Write run.json whole."""
+        text = json.dumps(dict(facts), indent=2, ensure_ascii=False, default=str)
+        replace_file(self.root / "run.json", text.encode("utf-8", "replace"))
+
+    def event(self, name: str, **facts: Any) -> None:
+        """Add a line to events.jsonl and, where it concerns a slide, to the slide's log."""
+        line = json.dumps({"time": now(), "event": name, **facts}, ensure_ascii=False, default=str)
+        with self._lock:
+            self._append(self.root / "events.jsonl", line)
+            if "slide_id" in facts:
+                words = " ".join(f"{key}={value}" for key, value in facts.items() if key != "slide_id")
+                self._append(self.root / "logs" / f"{facts['slide_id']}.log", f"{now()} {name} {words}")
+
+    def record(self, result: SlideResult, key: str) -> None:
+        """Write what a slide came to, last of all its files; `key` tells what it depends on."""
+        row = {name: None if _is_nan(value) else value for name, value in asdict(result).items()}
+        text = json.dumps({"key": key, "result": row}, ensure_ascii=False)
+        replace_file(self._record_path(result.slide_id), text.encode("utf-8", "replace"))
+
+    def recorded(self, slide_id: str) -> tuple[SlideResult, str] | None:
+        """What was recorded of a slide, and its key; None where there is nothing whole."""
+        try:
+            found = json.loads(self._record_path(slide_id).read_text(encoding="utf-8"))
+            row = {item.name: found["result"][item.name] for item in fields(SlideResult)}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        numbers = {item.name for item in fields(SlideResult) if item.type in (float, "float")}
+        row = {name: math.nan if value is None and name in numbers else value for name, value in row.items()}
+        return SlideResult(**{**row, "warnings": tuple(row["warnings"])}), str(found["key"])
+
+    def forget(self, slide_id: str) -> None:
+        """Take a slide's record back before its files are written anew."""
+        self._record_path(slide_id).unlink(missing_ok=True)
+
+    def _record_path(self, slide_id: str) -> Path:
+        return self.root / "records" / f"{slide_id}.json"
+
+    @staticmethod
+    def _append(path: Path, line: str) -> None:
+        with path.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(line.replace("\n", " ") + "\n")
+
+
+def open_run_folder(root: str | Path, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    """The run folder at `root`, made where it is not there yet.
+
+    Raises ConfigError where one is there and neither `resume` nor `overwrite` is said, or where something
+    else is: nothing that is not ours is ever removed.
+    """
+    root = Path(root).absolute()
+    folder = RunFolder(root)
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"{root}: is a file; give --out a folder")
+    if root.exists() and any(root.iterdir()):
+        if not folder.account():
+            raise ConfigError(f"{root}: holds other files and no run.json; give --out a new or empty folder")
+        if overwrite:
+            _clear(root)
+        elif not resume:
+            raise ConfigError(f"{root}: holds a run already; use --resume to finish it, --overwrite, or another --out")
+    for name in _FOLDERS:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def now() -> str:
+    """The time, UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _clear(root: Path) -> None:
+    for name in _FOLDERS:
+        shutil.rmtree(root / name, ignore_errors=True)
+    for name in _FILES:
+        (root / name).unlink(missing_ok=True)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -1,0 +1,156 @@
+"""The scores of a slide -> its maps, areas and tables in the run folder; a worker's task, without torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_pipeline import __version__
+from wsi_pipeline.config import Config, config_hash
+from wsi_pipeline.maps.aggregate import SlideResult, summarise
+from wsi_pipeline.maps.annotations import write_annotations, write_tiles, write_tissue
+from wsi_pipeline.maps.extent import ExtentMap, ExtentSettings, map_extent
+from wsi_pipeline.maps.heatmap import write_heatmap, write_style
+from wsi_pipeline.maps.lesions import Lesion, find_lesions
+from wsi_pipeline.maps.overlay import draw_overlay, draw_tissue
+from wsi_pipeline.maps.tables import write_geopackage, write_tiles_parquet
+from wsi_pipeline.scores.store import Scores, read_scores
+from wsi_pipeline.slide.tissue import TissueMask, tissue_polygons
+from wsi_pipeline.tiles.store import TileStore, open_store
+
+ENDINGS = {
+    "heatmap": ("likelihood_map.tif", "likelihood_map.qml"),
+    "overlay": ("overlay.png", "tissue.png"),
+    "geojson": ("lesions.geojson", "tissue.geojson"),
+    "tiles_geojson": ("tiles.geojson.gz",),
+    "geopackage": ("extent.gpkg",),
+    "parquet": ("tiles.parquet",),
+}
+
+
+@dataclass(frozen=True)
+class MappingSettings:
+    """What the worker that draws the maps must know, as plain values."""
+
+    extent: ExtentSettings
+    outputs: frozenset[str]
+    full_frame: bool
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """All that is known of a mapped slide; what each output is written from."""
+
+    store: TileStore
+    scores: Scores
+    tissue: TissueMask
+    extent: ExtentMap
+    lesions: tuple[Lesion, ...]
+    settings: MappingSettings
+
+
+def mapping_settings(config: Config, model: str) -> MappingSettings:
+    """The plain values of a configuration that mapping needs; `model` is the checkpoint's id."""
+    return MappingSettings(
+        extent=ExtentSettings(**config.maps.model_dump()),
+        outputs=frozenset(name for name in ENDINGS if getattr(config.outputs, name)),
+        full_frame=config.outputs.full_frame,
+        tags={"model": model, "config_hash": config_hash(config), "package_version": __version__},
+    )
+
+
+def map_files(maps: Path, slide_id: str, outputs: frozenset[str]) -> list[Path]:
+    """The files that a slide's map stage leaves behind."""
+    return [maps / f"{slide_id}_{ending}" for name in sorted(outputs) for ending in ENDINGS[name]]
+
+
+def map_slide(store_path: str, maps: str, model: str, key: str, settings: MappingSettings) -> SlideResult:
+    """Draw the extent of one scored slide, write every output that is switched on, sum the slide up.
+
+    `model` and `key` name the scores. Raises StoreError where they are not there.
+    """
+    store = open_store(store_path)
+    scores = read_scores(store_path, model, key=key)
+    tissue = store.mask()
+    extent = map_extent(store.grid, tissue, scores, settings.extent)
+    mapped = _Mapped(store, scores, tissue, extent, find_lesions(extent), settings)
+    for name in sorted(settings.outputs):
+        _WRITERS[name](mapped, Path(maps) / store.grid.slide.id)
+    return summarise(
+        extent,
+        mapped.lesions,
+        scores,
+        slide_id=store.grid.slide.id,
+        status=_status(mapped),
+        slide=store.grid.slide,
+        warnings=store.warnings,
+    )
+
+
+def _status(mapped: _Mapped) -> str:
+    if not mapped.store.n_tiles:
+        return "no_tissue"
+    return "ok" if bool((mapped.scores.probs == mapped.scores.probs).all()) else "partial"
+
+
+def _path(stem: Path, ending: str) -> Path:
+    return stem.with_name(f"{stem.name}_{ending}")
+
+
+def _heatmap(mapped: _Mapped, stem: Path) -> None:
+    path = _path(stem, "likelihood_map.tif")
+    write_heatmap(
+        path, mapped.extent, mapped.store.grid.slide, tags=mapped.settings.tags, positive=mapped.scores.positive
+    )
+    write_style(_path(stem, "likelihood_map.qml"))
+
+
+def _pictures(mapped: _Mapped, stem: Path) -> None:
+    slide, tissue = mapped.store.grid.slide, mapped.tissue
+    draw_overlay(
+        _path(stem, "overlay.png"),
+        tissue.thumbnail,
+        tissue,
+        mapped.extent,
+        mapped.lesions,
+        slide,
+        title=slide.id,
+    )
+    draw_tissue(_path(stem, "tissue.png"), tissue, slide, title=slide.id)
+
+
+def _geojson(mapped: _Mapped, stem: Path) -> None:
+    slide, polygons = mapped.store.grid.slide, tissue_polygons(mapped.tissue)
+    full_frame = mapped.settings.full_frame
+    name = mapped.scores.positive[0] if len(mapped.scores.positive) == 1 else "cancer"
+    write_annotations(
+        _path(stem, "lesions.geojson"), mapped.lesions, polygons, slide, class_name=name, full_frame=full_frame
+    )
+    write_tissue(
+        _path(stem, "tissue.geojson"), polygons, slide, tissue_mm2=mapped.tissue.tissue_mm2, full_frame=full_frame
+    )
+
+
+def _tiles_geojson(mapped: _Mapped, stem: Path) -> None:
+    write_tiles(
+        _path(stem, "tiles.geojson.gz"), mapped.store.grid, mapped.scores, full_frame=mapped.settings.full_frame
+    )
+
+
+def _geopackage(mapped: _Mapped, stem: Path) -> None:
+    slide = mapped.store.grid.slide
+    write_geopackage(_path(stem, "extent.gpkg"), mapped.lesions, tissue_polygons(mapped.tissue), slide)
+
+
+def _parquet(mapped: _Mapped, stem: Path) -> None:
+    write_tiles_parquet(_path(stem, "tiles.parquet"), mapped.store.grid, mapped.scores)
+
+
+_WRITERS = {
+    "heatmap": _heatmap,
+    "overlay": _pictures,
+    "geojson": _geojson,
+    "tiles_geojson": _tiles_geojson,
+    "geopackage": _geopackage,
+    "parquet": _parquet,
+}

@@ -1,0 +1,253 @@
+"""A cohort of slides -> slide, tiles, scores, maps of each; what fails is recorded and the rest goes on.
+
+While the classifier scores one slide, the workers cut the tiles of the next and draw the maps of the last.
+"""
+
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal, Protocol
+
+from wsi_pipeline.cluster import Cluster, open_cluster
+from wsi_pipeline.config import Config, mapping_key, scoring_key, tiling_key
+from wsi_pipeline.errors import ScaleError, SlideError, WsiError
+from wsi_pipeline.maps.aggregate import SlideResult, without_result
+from wsi_pipeline.pipeline.folder import RunFolder
+from wsi_pipeline.pipeline.map import map_files, map_slide, mapping_settings
+from wsi_pipeline.pipeline.tile import fill_store, lay_tiles, tiling_settings
+from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.reader import Slide, open_slide
+from wsi_pipeline.tiles.store import store_bytes
+
+FAILED = ("no_mpp", "unreadable", "failed")
+_AHEAD = 2  # slides being cut while one is scored
+Stage = Literal["tile", "score", "map"]
+Listen = Callable[[str, dict[str, Any]], None]
+
+
+class Scoring(Protocol):
+    """What the run needs of a classifier; see pipeline/score.py."""
+
+    id: str
+
+    def score(self, store_path: str, key: str, progress: Callable[[int], None] | None = None) -> Any: ...
+
+
+class Work:
+    """One slide on its way: what is known of it so far, and the stage it is in."""
+
+    def __init__(self, entry: SlideEntry) -> None:
+        self.entry = entry
+        self.stage = "open"
+        self.started = perf_counter()
+        self.slide: Slide | None = None
+        self.tiles_key = self.scores_key = self.maps_key = ""
+        self.result: SlideResult | None = None
+
+    @property
+    def seconds(self) -> float:
+        return perf_counter() - self.started
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step of a run shares."""
+
+    folder: RunFolder
+    config: Config
+    cluster: Cluster
+    classifier: Scoring | None
+    until: Stage
+    listen: Listen
+
+    def tell(self, name: str, **facts: Any) -> None:
+        """Write an event down and show it."""
+        self.folder.event(name, **facts)
+        self.listen(name, facts)
+
+
+def run_cohort(
+    entries: Sequence[SlideEntry],
+    folder: RunFolder,
+    config: Config,
+    *,
+    classifier: Scoring | None = None,
+    until: Stage = "map",
+    listen: Listen = lambda name, facts: None,
+) -> Iterator[SlideResult]:
+    """Take each slide as far as `until`, doing only what is missing; yield its row as it ends.
+
+    A slide whose record, files and keys are as they would come out again is kept. No slide's failure ends
+    the run. With `until` "tile" or "score" a slide that got there is yielded with status "ok".
+    """
+    with (
+        open_cluster(config.run.scheduler, workers=config.run.workers) as cluster,
+        ThreadPoolExecutor(1, thread_name_prefix="tile") as tiling,
+        ThreadPoolExecutor(1, thread_name_prefix="map") as mapping,
+    ):
+        run = Run(folder, config, cluster, classifier, until, listen)
+        mapped: deque[Future[Work]] = deque()
+        try:
+            for work in _ahead(tiling, partial(_attempt, run, _tile), [Work(entry) for entry in entries]):
+                if work.result is None:
+                    _attempt(run, _score, work)
+                mapped.append(mapping.submit(_attempt, run, _map, work))
+                while mapped and (mapped[0].done() or len(mapped) > _AHEAD):
+                    yield _finish(run, mapped.popleft().result())
+            while mapped:
+                yield _finish(run, mapped.popleft().result())
+        finally:
+            tiling.shutdown(wait=False, cancel_futures=True)
+            mapping.shutdown(wait=False, cancel_futures=True)
+
+
+def _ahead(pool: ThreadPoolExecutor, step: Callable[[Work], Work], works: Sequence[Work]) -> Iterator[Work]:
+    """Each work after its step, in order, the step being taken for a few of them ahead."""
+    waiting: deque[Future[Work]] = deque()
+    for work in works:
+        waiting.append(pool.submit(step, work))
+        if len(waiting) > _AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _attempt(run: Run, step: Callable[[Run, Work], None], work: Work) -> Work:
+    """Take one step; whatever goes wrong ends this slide alone. The one broad except of the package."""
+    if work.result is not None:
+        return work
+    try:
+        step(run, work)
+    except Exception as error:
+        work.result = _failure(run, work, error)
+    return work
+
+
+def _tile(run: Run, work: Work) -> None:
+    work.stage, work.started = "open", perf_counter()
+    entry, config = work.entry, run.config
+    run.tell("slide_started", slide_id=entry.slide_id)
+    work.slide = run.cluster.submit(_open, entry, config.slide.mpp_default).result()
+    assert work.slide is not None
+    mpp = work.slide.mpp_l0
+    work.tiles_key = tiling_key(config, work.slide.fingerprint, (mpp.x, mpp.y))
+    if run.classifier is not None:
+        work.scores_key = scoring_key(work.tiles_key, run.classifier.id)
+        work.maps_key = mapping_key(config, work.scores_key)
+        if run.until == "map" and (kept := _kept(run, work)) is not None:
+            work.result = kept
+            return
+    run.folder.forget(entry.slide_id)
+    work.stage = "tissue"
+    store = str(run.folder.store(entry.slide_id))
+    tiles = run.cluster.submit(lay_tiles, work.slide, store, work.tiles_key, tiling_settings(config)).result()
+    size = store_bytes(tiles, config.tiles.tile_px) if config.tiles.store == "pixels" else 0
+    run.tell("tiles_planned", slide_id=entry.slide_id, tiles=tiles, bytes=size)
+    work.stage = "tiles"
+    done = fill_store(
+        store,
+        run.cluster,
+        max_unreadable=config.tiles.max_unreadable,
+        progress=lambda n: run.listen("tiles_cut", {"tiles": n}),
+    )
+    run.tell(
+        "tiles_done", slide_id=entry.slide_id, tiles=done.tiles, unreadable=done.unreadable,
+        shards_written=done.shards_written, seconds=round(done.seconds, 3),
+    )  # fmt: skip
+    if run.until == "tile":
+        work.result = _reached(work, done.tiles)
+
+
+def _score(run: Run, work: Work) -> None:
+    work.stage = "score"
+    assert run.classifier is not None
+    store = str(run.folder.store(work.entry.slide_id))
+    scores = run.classifier.score(
+        store, work.scores_key, progress=lambda n: run.listen("tiles_scored", {"tiles": n})
+    )
+    run.tell(
+        "scores_done", slide_id=work.entry.slide_id, tiles=len(scores.probs),
+        tiles_per_s=round(scores.tiles_per_s, 1), busy_share=round(scores.busy_share, 3),
+    )  # fmt: skip
+    if run.until == "score":
+        work.result = _reached(work, len(scores.probs))
+
+
+def _map(run: Run, work: Work) -> None:
+    work.stage = "map"
+    assert run.classifier is not None
+    settings = mapping_settings(run.config, run.classifier.id)
+    store, maps = str(run.folder.store(work.entry.slide_id)), str(run.folder.maps)
+    result = run.cluster.submit(map_slide, store, maps, run.classifier.id, work.scores_key, settings).result()
+    work.result = _with_entry(replace(result, seconds=round(work.seconds, 3)), work.entry)
+    run.folder.record(work.result, work.maps_key)
+
+
+def _open(entry: SlideEntry, mpp_default: float | None) -> Slide:
+    """The task of a worker: a crash in a decoder stays there."""
+    return open_slide(entry.path, slide_id=entry.slide_id, mpp=entry.mpp, mpp_default=mpp_default)
+
+
+def _kept(run: Run, work: Work) -> SlideResult | None:
+    """What was recorded of the slide, if it would come out the same and all its files are there."""
+    found = run.folder.recorded(work.entry.slide_id)
+    outputs = mapping_settings(run.config, "").outputs
+    files = map_files(run.folder.maps, work.entry.slide_id, outputs)
+    if found is None or found[1] != work.maps_key or not all(path.exists() for path in files):
+        return None
+    run.tell("slide_kept", slide_id=work.entry.slide_id)
+    return _with_entry(found[0], work.entry)
+
+
+def _finish(run: Run, work: Work) -> SlideResult:
+    assert work.result is not None
+    result = work.result
+    run.tell(
+        "slide_done", slide_id=result.slide_id, status=result.status, stage=result.stage, message=result.message,
+        seconds=result.seconds,
+    )  # fmt: skip
+    return result
+
+
+def _reached(work: Work, tiles: int) -> SlideResult:
+    """The row of a slide that a `tile` or `score` run took as far as it goes."""
+    result = without_result(work.entry.slide_id, "ok" if tiles else "no_tissue", stage=work.stage, slide=work.slide)
+    return _with_entry(replace(result, tiles=tiles, seconds=round(work.seconds, 3)), work.entry)
+
+
+def _failure(run: Run, work: Work, error: Exception) -> SlideResult:
+    """The row of a slide that failed; the traceback of what was not foreseen goes to its log."""
+    if not isinstance(error, WsiError):
+        run.folder.event("traceback", slide_id=work.entry.slide_id, text="".join(traceback.format_exception(error)))
+    message = str(error) if isinstance(error, WsiError) else f"{type(error).__name__}: {error}"
+    result = without_result(
+        work.entry.slide_id,
+        _status_of(error, work.stage),
+        stage=work.stage,
+        error=type(error).__name__,
+        message=message,
+        slide=work.slide,
+    )
+    return _with_entry(replace(result, seconds=round(work.seconds, 3)), work.entry)
+
+
+def _status_of(error: Exception, stage: str) -> str:
+    if isinstance(error, ScaleError) and stage == "open":
+        return "no_mpp"
+    return "unreadable" if isinstance(error, SlideError) else "failed"
+
+
+def _with_entry(result: SlideResult, entry: SlideEntry) -> SlideResult:
+    """The row with what the manifest says of the slide."""
+    return replace(result, label=entry.label, patient_id=entry.patient_id, split=entry.split)
+
+
+def pictures(maps: Path, slide_id: str) -> dict[str, Path]:
+    """The PNGs of a slide that are there, by what they show."""
+    found = {name: maps / f"{slide_id}_{name}.png" for name in ("tissue", "overlay")}
+    return {name: path for name, path in found.items() if path.exists()}

@@ -1,0 +1,44 @@
+"""A tile store -> its scores in the store, by one model that stays loaded over the slides."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from wsi_pipeline.errors import StoreError
+from wsi_pipeline.learn.checkpoint import load_checkpoint
+from wsi_pipeline.scores.infer import Scorer, pick_device, score_tiles
+from wsi_pipeline.scores.store import Scores, read_scores, write_scores
+from wsi_pipeline.tiles.store import open_store
+
+
+class Classifier:
+    """A checkpoint on a device, with how it is to be run; the only part of the pipeline that needs torch.
+
+    Attributes:
+        id, note, name: of the checkpoint; the note is for the user.
+        device: where it runs.
+    """
+
+    def __init__(self, where: str, *, device: str, batch: int, resample: bool) -> None:
+        checkpoint = load_checkpoint(where)
+        self.id = checkpoint.id
+        self.name = Path(where).name
+        self.note = checkpoint.note
+        self.positive = checkpoint.positive
+        self.threshold = checkpoint.threshold
+        self.device = str(pick_device(device))
+        self._scorer = Scorer(checkpoint, pick_device(device))
+        self._batch = batch
+        self._resample = resample
+
+    def score(self, store_path: str, key: str, progress: Callable[[int], None] | None = None) -> Scores:
+        """Score every tile of a complete store, or read the scores of the same `key` that are there already."""
+        try:
+            return read_scores(store_path, self.id, key=key)
+        except StoreError:
+            pass
+        store = open_store(store_path)
+        scores = score_tiles(
+            store, self._scorer, batch=self._batch, resample=self._resample, progress=progress
+        )
+        write_scores(store_path, scores, key=key)
+        return scores

@@ -1,0 +1,107 @@
+"""One slide -> its tile store: tissue found, grid laid, tiles cut by the workers, a whole shard a task."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wsi_pipeline.cluster import Cluster
+from wsi_pipeline.config import Config, config_hash
+from wsi_pipeline.errors import StoreError
+from wsi_pipeline.slide.reader import Slide, drop_reader, reader_for, working_mpp
+from wsi_pipeline.slide.tissue import TissueSettings, find_tissue
+from wsi_pipeline.tiles.grid import Edge, lay_grid
+from wsi_pipeline.tiles.store import TileStore, create_store, delete_store, open_store
+from wsi_pipeline.tiles.tiler import CutResult, cut_tiles
+
+
+@dataclass(frozen=True)
+class TilingSettings:
+    """What the worker that lays a grid must know, as plain values."""
+
+    tissue: TissueSettings
+    mpp: float
+    tile_px: int
+    stride_px: int
+    min_tissue: float
+    edge: Edge
+    pixels: bool
+    shard_tiles: int
+    icc: bool
+    config_hash: str
+
+
+def tiling_settings(config: Config) -> TilingSettings:
+    """The plain values of a configuration that tiling needs."""
+    tiles = config.tiles
+    return TilingSettings(
+        tissue=TissueSettings(**config.tissue.model_dump()),
+        mpp=tiles.mpp,
+        tile_px=tiles.tile_px,
+        stride_px=config.stride_px,
+        min_tissue=tiles.min_tissue,
+        edge=tiles.edge,
+        pixels=tiles.store == "pixels",
+        shard_tiles=tiles.shard_tiles,
+        icc=config.slide.icc,
+        config_hash=config_hash(config),
+    )
+
+
+def lay_tiles(slide: Slide, store_path: str, key: str, settings: TilingSettings) -> int:
+    """Find the tissue of a slide, lay the grid and create the store; the task of a worker.
+
+    Returns the number of tiles. A store of the same `key` is kept as it is, one of another key is made anew.
+    Raises SlideError, ScaleError where the slide is coarser than asked for, StoreError where the disk is full.
+    """
+    if (kept := _same_store(store_path, key)) is not None:
+        return kept.n_tiles
+    mpp = working_mpp(slide, settings.mpp)
+    try:
+        reader = reader_for(slide, icc=settings.icc)
+        tissue = find_tissue(reader, settings.tissue)
+    finally:
+        drop_reader(slide)
+    grid = lay_grid(
+        slide,
+        tissue,
+        tile_px=settings.tile_px,
+        stride_px=settings.stride_px,
+        mpp=mpp,
+        min_tissue=settings.min_tissue,
+        edge=settings.edge,
+    )
+    told = {"target_mpp": settings.mpp, "tissue": asdict(settings.tissue), "config_hash": settings.config_hash}
+    store = create_store(
+        store_path,
+        grid,
+        tissue,
+        pixels=settings.pixels,
+        shard_tiles=settings.shard_tiles,
+        key=key,
+        settings=told,
+        icc=settings.icc,
+    )
+    return store.n_tiles
+
+
+def fill_store(
+    store_path: str, cluster: Cluster, *, max_unreadable: float, progress: Callable[[int], None] | None = None
+) -> CutResult:
+    """Cut what the store still misses, and mark it complete."""
+    store = open_store(store_path, complete=False)
+    return cut_tiles(store, cluster, progress=progress, max_unreadable=max_unreadable)
+
+
+def _same_store(store_path: str, key: str) -> TileStore | None:
+    """The store that is there, if it was made from the same; any other store of ours is removed."""
+    if not Path(store_path).exists():
+        return None
+    try:
+        store = open_store(store_path, complete=False)
+    except StoreError:
+        delete_store(store_path)
+        return None
+    if store.key == key:
+        return store
+    delete_store(store_path)
+    return None

@@ -1,0 +1,199 @@
+"""A folder, a glob, one file or a manifest CSV -> the slides to work on, each with an id of its own."""
+
+import csv
+import difflib
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.slide.reader import slide_identity
+
+SUFFIXES = frozenset(
+    [".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".qptiff"]
+)
+HEATMAP_ENDING = "_likelihood_map.tif"  # our own maps open as slides, so they are left out by name
+_COLUMNS = ("slide_id", "path", "mpp", "mpp_x", "mpp_y", "label", "patient_id", "split")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")
+_MAX_ID_BYTES = 120
+
+
+@dataclass(frozen=True)
+class SlideEntry:
+    """One slide of a cohort; `mpp` (x, y) in um/px where the manifest gives it. All else stays text."""
+
+    slide_id: str
+    path: str
+    mpp: tuple[float, float] | None = None
+    label: str | None = None
+    patient_id: str | None = None
+    split: str | None = None
+
+
+def find_slides(source: str | Path, *, exclude: Sequence[Path] = ()) -> list[SlideEntry]:
+    """The slides that `source` names, sorted by id; folders in `exclude` and our own outputs are left out.
+
+    Raises ConfigError where nothing is found, or where a manifest or two ids cannot be used.
+    """
+    place = Path(source)
+    if place.is_dir():
+        entries = _named(_walk(place, [Path(folder).resolve() for folder in exclude]), place)
+    elif place.suffix.lower() == ".csv":
+        entries = _manifest(place)
+    elif place.exists() or place.is_symlink():
+        entries = _named([place], place.parent)
+    elif any(mark in str(source) for mark in "*?["):
+        found = [Path(path) for path in glob(str(source), recursive=True)]
+        entries = _named([path for path in found if _is_slide_name(path)], Path(os.path.commonpath(found or ["."])))
+    else:
+        raise ConfigError(f"{source}: no such file or folder; give a folder of slides, a glob, a slide or a manifest CSV")
+    if not entries:
+        raise ConfigError(f"{source}: no slides found; looked for {' '.join(sorted(SUFFIXES))}")
+    return sorted(entries, key=lambda entry: entry.slide_id)
+
+
+def _is_slide_name(path: Path) -> bool:
+    name = path.name
+    return path.suffix.lower() in SUFFIXES and not name.startswith(".") and not name.endswith(HEATMAP_ENDING)
+
+
+def _walk(folder: Path, exclude: Sequence[Path]) -> list[Path]:
+    """Slide files below a folder; linked folders are followed, each real folder once."""
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for top, folders, files in os.walk(folder, followlinks=True):
+        here = Path(top)
+        facts = here.stat()
+        if (facts.st_dev, facts.st_ino) in seen or here.resolve() in exclude or _is_run_folder(here):
+            folders.clear()
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        found += (here / name for name in (*files, *folders) if _is_slide_name(here / name))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not name.endswith(".zarr") and not _is_slide_name(Path(name))
+        )
+    return sorted(_one_a_series(found))
+
+
+def _is_run_folder(folder: Path) -> bool:
+    try:
+        return "wsi_pipeline" in json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _one_a_series(paths: list[Path]) -> Iterator[Path]:
+    """All paths, but of the DICOM files of one folder only the first of each slide: a slide is many files."""
+    series: defaultdict[Path, list[Path]] = defaultdict(list)
+    for path in paths:
+        if path.suffix.lower() == ".dcm":
+            series[path.parent].append(path)
+        else:
+            yield path
+    for files in series.values():
+        known: set[str] = set()
+        for path in sorted(files):
+            identity = slide_identity(path) if len(files) > 1 else None
+            if identity is None or identity not in known:
+                yield path
+            if identity:
+                known.add(identity)
+
+
+def _named(paths: Sequence[Path], root: Path) -> list[SlideEntry]:
+    """Ids from file names; those that several files would share come from their paths instead."""
+    twins: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        twins[_safe(_stem(path)).casefold()].append(path)
+    ids = {
+        path: _safe(_stem(path)) if len(group) == 1 else _safe("__".join(path.relative_to(root).parts))
+        for group in twins.values()
+        for path in group
+    }
+    owners: dict[str, Path] = {}
+    for path, slide_id in ids.items():
+        if slide_id.casefold() in owners:
+            other = owners[slide_id.casefold()]
+            raise ConfigError(f"{other} and {path} would both be {slide_id!r}; rename one, or give a manifest with slide_id")
+        owners[slide_id.casefold()] = path
+    return [SlideEntry(slide_id, str(path)) for path, slide_id in ids.items()]
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"(?i)\.ome$", "", path.stem)
+
+
+def _safe(name: str) -> str:
+    """A name that stays one file name on every system."""
+    encodable = name.encode("utf-8", "replace").decode()
+    cut = _UNSAFE.sub("_", encodable).strip(" .").encode()[:_MAX_ID_BYTES].decode("utf-8", "ignore")
+    return cut or "slide"
+
+
+def _manifest(path: Path) -> list[SlideEntry]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            rows = list(reader)
+            columns = [name or "" for name in reader.fieldnames or []]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path.name}: cannot be read as a CSV in UTF-8 ({error})") from None
+    _check_columns(path, columns)
+    entries = [_row(path, number, row) for number, row in enumerate(rows, start=2)]
+    first: dict[str, int] = {}
+    for number, entry in enumerate(entries, start=2):
+        same = first.setdefault(entry.slide_id.casefold(), number)
+        if same != number:
+            raise ConfigError(
+                f"{path.name}: slide_id {entry.slide_id!r} in rows {same} and {number}; give each slide its own"
+            )
+    return entries
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
+    for name in ("slide_id", "path"):
+        if name not in columns:
+            raise ConfigError(f"{path.name}: no column {name!r}, got {', '.join(columns) or 'nothing'}; add it")
+    for name in columns:
+        near = difflib.get_close_matches(name.strip().lower(), _COLUMNS, n=1, cutoff=0.8)
+        if name not in _COLUMNS and near and near[0] not in columns:
+            raise ConfigError(f"{path.name}: unknown column {name!r}; did you mean {near[0]!r}?")
+
+
+def _row(path: Path, number: int, row: dict[str, str]) -> SlideEntry:
+    slide_id, where = row["slide_id"], row["path"]
+    if not slide_id or not where:
+        raise ConfigError(f"{path.name}, row {number}: empty {'path' if slide_id else 'slide_id'}; fill it in")
+    if _safe(slide_id) != slide_id or slide_id.startswith("."):
+        raise ConfigError(
+            f"{path.name}, row {number}: slide_id {slide_id!r} cannot be a file name; "
+            f"use at most {_MAX_ID_BYTES} bytes without separators, such as {_safe(slide_id)!r}"
+        )
+    x = _mpp(path, number, row, "mpp_x") or _mpp(path, number, row, "mpp")
+    y = _mpp(path, number, row, "mpp_y") or _mpp(path, number, row, "mpp")
+    if (x is None) != (y is None):
+        raise ConfigError(f"{path.name}, row {number}: mpp_x and mpp_y go together; give both, or mpp")
+    return SlideEntry(
+        slide_id,
+        str(path.parent / where),
+        (x, y) if x and y else None,
+        *(row.get(name) or None for name in ("label", "patient_id", "split")),
+    )
+
+
+def _mpp(path: Path, number: int, row: dict[str, str], column: str) -> float | None:
+    text = (row.get(column) or "").strip()
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{path.name}, row {number}: {column} {text!r} is no positive number of um/px; correct or clear it")
+    return value
