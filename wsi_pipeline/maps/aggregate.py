@@ -1,7 +1,15 @@
 """SlideResult: what one slide comes to, one row of slides.csv, from its extent and lesions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
+
+import numpy as np
+
+from wsi_pipeline.maps.extent import ExtentMap
+from wsi_pipeline.maps.lesions import Lesion, metastasis_class
+from wsi_pipeline.scores.store import Scores
+from wsi_pipeline.slide.reader import Slide
 
 
 @dataclass(frozen=True)
@@ -35,3 +43,62 @@ class SlideResult:
     error: str = ""
     message: str = ""
     warnings: tuple[str, ...] = ()
+
+
+def summarise(
+    extent: ExtentMap,
+    lesions: Sequence[Lesion],
+    scores: Scores,
+    *,
+    slide_id: str,
+    status: str,
+    slide: Slide,
+    warnings: Sequence[str] = (),
+) -> SlideResult:
+    """One slide's row. Its probability is the highest of the map: one sure place makes a slide positive.
+
+    The map, not the tiles, so that with overlap several tiles must agree (the slide score of Liu et al. 2017,
+    arXiv 1703.02442, is the maximum of the heatmap).
+    """
+    known = extent.probability[~np.isnan(extent.probability)]
+    longest = max((lesion.longest_um for lesion in lesions), default=None)
+    return SlideResult(
+        slide_id=slide_id,
+        status=status,
+        metastasis_class=metastasis_class(longest) if known.size else "",
+        probability=float(known.max()) if known.size else nan,
+        share=extent.share,
+        share_low=extent.share_low,
+        share_high=extent.share_high,
+        tissue_mm2=extent.tissue_mm2,
+        unread_mm2=extent.unread_mm2,
+        cancer_mm2=extent.cancer_mm2,
+        cancer_mm2_low=extent.cancer_mm2_low,
+        cancer_mm2_high=extent.cancer_mm2_high,
+        lesions=len(lesions),
+        longest_um=nan if longest is None else longest,
+        tiles=len(scores.probs),
+        unreadable_tiles=int(np.isnan(scores.probs).any(axis=1).sum()),
+        mpp_x=slide.mpp_l0.x,
+        mpp_y=slide.mpp_l0.y,
+        mpp_source=slide.mpp_l0.source,
+        warnings=tuple(warnings),
+    )
+
+
+def without_result(
+    slide_id: str, status: str, *, stage: str = "", error: str = "", message: str = "", slide: Slide | None = None
+) -> SlideResult:
+    """The row of a slide that did not come to a map: where it ended, and why."""
+    mpp = slide.mpp_l0 if slide else None
+    return SlideResult(
+        slide_id=slide_id,
+        status=status,
+        mpp_x=mpp.x if mpp else nan,
+        mpp_y=mpp.y if mpp else nan,
+        mpp_source=mpp.source if mpp else "",
+        stage=stage,
+        error=error,
+        message=message,
+        warnings=slide.warnings if slide else (),
+    )

@@ -34,6 +34,7 @@ MIN_PICTURE_PX = 320
 MIN_NUMBERED_PX = 12
 LEFT, TOP, BOTTOM, RIGHT, BAR_WIDTH = 28, 62, 110, 28, 96
 INK, SOFT_INK, HALO = "#1b1f24", "#57606a", "#ffffff"
+FRAME = "#c9ced6"
 HATCH_GREYS = (118, 205)
 PICTURE_KEY = "picture-box"  # PNG text: "left top width height", so that a report can cut the picture out
 NOTICE = "Research use only. Not for diagnosis."
@@ -55,14 +56,14 @@ class View:
 
 def fit_view(slide: Slide, thumbnail_cell_l0: tuple[float, float]) -> View:
     """The slide's bounds (or all of it) as large as the page allows, but not enlarged beyond MAX_ENLARGED."""
-    box = slide.bounds_l0 or (0, 0, *slide.size_l0)
-    width_um, height_um = box[2] * slide.mpp_l0.x, box[3] * slide.mpp_l0.y
+    x, y, width, height = slide.bounds_l0 or (0, 0, *slide.size_l0)
+    width_um, height_um = width * slide.mpp_l0.x, height * slide.mpp_l0.y
     room = (PAGE_PX - LEFT - BAR_WIDTH - RIGHT, PAGE_PX - TOP - BOTTOM)
     fits = max(width_um / room[0], height_um / room[1])  # um per px
     finest = thumbnail_cell_l0[0] * slide.mpp_l0.x / MAX_ENLARGED
     um_per_px = max(fits, min(finest, max(width_um, height_um) / MIN_PICTURE_PX))
     size = max(1, round(width_um / um_per_px)), max(1, round(height_um / um_per_px))
-    return View(tuple(map(float, box)), size, um_per_px)
+    return View((float(x), float(y), float(width), float(height)), size, um_per_px)
 
 
 def resize_thumbnail(thumbnail: np.ndarray, cell_l0: tuple[float, float], view: View) -> np.ndarray:
@@ -79,10 +80,20 @@ def resize_thumbnail(thumbnail: np.ndarray, cell_l0: tuple[float, float], view: 
 class Sheet:
     """A page with a picture on it; made by `lay_sheet`, added to, saved once."""
 
-    figure: Figure
+    canvas: FigureCanvasAgg
     picture: Axes  # in picture pixels, y down
     view: View
     box: tuple[int, int, int, int]  # of the picture on the page: left, top, width, height
+
+    @property
+    def figure(self) -> Figure:
+        """The page."""
+        return self.canvas.figure
+
+    @property
+    def page_px(self) -> tuple[float, float]:
+        """Width and height of the page."""
+        return self.figure.bbox.width, self.figure.bbox.height
 
 
 def lay_sheet(pixels: np.ndarray, view: View, *, title: str, colour_bar: bool) -> Sheet:
@@ -91,31 +102,39 @@ def lay_sheet(pixels: np.ndarray, view: View, *, title: str, colour_bar: bool) -
     page = max(width + LEFT + right, MIN_PAGE_PX), max(height, 90) + TOP + BOTTOM
     left = max(LEFT, (page[0] - width - (right - RIGHT)) // 2)
     figure = Figure(figsize=(page[0] / DPI, page[1] / DPI), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
     bottom = page[1] - TOP - height
     axes = figure.add_axes((left / page[0], bottom / page[1], width / page[0], height / page[1]))
     axes.imshow(pixels, extent=(0, width, height, 0), aspect="auto", interpolation="none")
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
-    sheet = Sheet(figure, axes, view, (left, TOP, width, height))
-    _frame(sheet, left - 1, TOP - 1, width=width + 2, height=height + 2)
+    sheet = Sheet(FigureCanvasAgg(figure), axes, view, (left, TOP, width, height))
+    corner = left - 1, bottom - 1
+    figure.add_artist(Rectangle(corner, width + 2, height + 2, transform=None, edgecolor=FRAME, fill=False))
     write_text(sheet, LEFT, 24, _fit_title(sheet, title), size=12, weight="bold")
     return sheet
 
 
-def _frame(sheet: Sheet, x: float, y: float, *, width: float, height: float, face: str = "none") -> None:
-    """A thin grey rectangle on the page."""
-    page_height = sheet.figure.bbox.height
-    corner = (x, page_height - y - height)
-    look = {"edgecolor": "#c9ced6", "facecolor": face, "linewidth": 0.8, "zorder": 0}
-    sheet.figure.add_artist(Rectangle(corner, width, height, transform=None, **look))
-
-
-def write_text(sheet: Sheet, x: float, y: float, text: str, *, size: float = 9, **look: str) -> None:
+def write_text(
+    sheet: Sheet,
+    x: float,
+    y: float,
+    text: str,
+    *,
+    size: float = 9,
+    colour: str = INK,
+    weight: str = "normal",
+) -> None:
     """Write text with its left middle at (x, y); marks that the font lacks become boxes, `$` is a dollar."""
-    look = {"color": INK, "va": "center", "ha": "left", **look}
-    place = {"x": x, "y": sheet.figure.bbox.height - y, "s": _drawable(text), "fontsize": size}
-    sheet.figure.text(**place, transform=None, parse_math=False, **look)
+    sheet.figure.text(
+        x,
+        sheet.page_px[1] - y,
+        _drawable(text),
+        transform=None,
+        parse_math=False,
+        color=colour,
+        va="center",
+        fontproperties=FontProperties(size=size, weight=weight),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -132,8 +151,8 @@ def _drawable(text: str) -> str:
 def _fit_title(sheet: Sheet, title: str) -> str:
     """Shorten a title in its middle until it fits: names of slides differ at both ends."""
     font, shown = FontProperties(size=12, weight="bold"), title
-    measure = sheet.figure.canvas.get_renderer().get_text_width_height_descent
-    room, half = sheet.figure.bbox.width - 2 * LEFT, len(title) // 2
+    measure = sheet.canvas.get_renderer().get_text_width_height_descent
+    room, half = sheet.page_px[0] - 2 * LEFT, len(title) // 2
     while measure(_drawable(shown), font, ismath=False)[0] > room:
         half = min(half - 1, int(half * 0.95))
         shown = f"{title[:half]}…{title[-half:]}"
@@ -160,8 +179,10 @@ def write_number(sheet: Sheet, shape: shapely.Geometry, number: int) -> None:
     if min(right - left, bottom - top) < MIN_NUMBERED_PX:
         return
     halo = withStroke(linewidth=2.5, foreground=HALO)
-    look = {"fontsize": 9, "color": INK, "weight": "bold", "clip_on": True}
-    sheet.picture.text(right + 3, top + 3, str(number), path_effects=[halo], **look)
+    font = FontProperties(size=9, weight="bold")
+    sheet.picture.text(
+        right + 3, top + 3, str(number), path_effects=[halo], color=INK, fontproperties=font, clip_on=True
+    )
 
 
 def round_length_um(longest_um: float) -> float:
@@ -176,8 +197,7 @@ def draw_scale_bar(sheet: Sheet) -> None:
     length_um = round_length_um(sheet.view.um_per_px * min(200, max(60, width / 2)))
     length_px = length_um / sheet.view.um_per_px
     y = _below(sheet)
-    page_height = sheet.figure.bbox.height
-    bar = Rectangle((LEFT, page_height - y - 2), length_px, 4, transform=None, color=INK)
+    bar = Rectangle((LEFT, sheet.page_px[1] - y - 2), length_px, 4, transform=None, color=INK)
     sheet.figure.add_artist(bar)
     label = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
     write_text(sheet, LEFT + length_px + 8, y, label, size=9.5)
@@ -185,13 +205,13 @@ def draw_scale_bar(sheet: Sheet) -> None:
 
 def _below(sheet: Sheet) -> float:
     """Page y of the row right below the picture."""
-    return sheet.figure.bbox.height - BOTTOM + 26
+    return sheet.page_px[1] - BOTTOM + 26
 
 
 def draw_colour_bar(sheet: Sheet, ground: np.ndarray, *, label: str, threshold: float) -> None:
     """The ramp right of the picture, 0 at its foot, over the colour `ground` (3,) as in the picture."""
     left, _, width, height = sheet.box
-    page_width, page_height = sheet.figure.bbox.width, sheet.figure.bbox.height
+    page_width, page_height = sheet.page_px
     tall = min(360, max(height, 90) - 24)
     corner = left + width + 26, page_height - TOP - 24 - tall
     place = corner[0] / page_width, corner[1] / page_height, 16 / page_width, tall / page_height
@@ -214,8 +234,8 @@ def draw_legend(sheet: Sheet, entries: Sequence[tuple[str, str]]) -> None:
     x, y = LEFT + 330.0, _below(sheet)
     for sample, text in entries:
         swatch = _swatch(sample)
-        sheet.figure.figimage(swatch, x, sheet.figure.bbox.height - y - 6)
-        write_text(sheet, x + 28, y, text, color=SOFT_INK)
+        sheet.figure.figimage(swatch, round(x), round(sheet.page_px[1] - y - 6))
+        write_text(sheet, x + 28, y, text, colour=SOFT_INK)
         x += 28 + 7.2 * len(text) + 22
 
 
@@ -237,21 +257,20 @@ def hatch(size_px: tuple[int, int]) -> np.ndarray:
 
 def write_caption(sheet: Sheet, sentences: Sequence[str]) -> None:
     """Sentences below the scale bar, wrapped to the page, three lines at most; the research notice last."""
-    letters = int((sheet.figure.bbox.width - 2 * LEFT) / 7.0)
+    letters = int((sheet.page_px[0] - 2 * LEFT) / 7.0)
     lines = [line for sentence in sentences for line in wrap(sentence, letters)][:2]
     y = _below(sheet) + 30
     for line in lines:
         write_text(sheet, LEFT, y, line, size=9.5)
         y += 19
-    write_text(sheet, LEFT, y, NOTICE, color=SOFT_INK)
+    write_text(sheet, LEFT, y, NOTICE, colour=SOFT_INK)
 
 
 def encode_png(sheet: Sheet) -> bytes:
     """The page as PNG bytes, the picture's place in its text; no date: equal pages are equal bytes."""
-    canvas = sheet.figure.canvas
-    canvas.draw()
+    sheet.canvas.draw()
     text, stream = PngInfo(), BytesIO()
     text.add_text(PICTURE_KEY, " ".join(map(str, sheet.box)))
-    page = Image.fromarray(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+    page = Image.fromarray(np.ascontiguousarray(np.asarray(sheet.canvas.buffer_rgba())[..., :3]))
     page.save(stream, format="PNG", pnginfo=text)
     return stream.getvalue()
