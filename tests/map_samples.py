@@ -29,7 +29,7 @@ def a_slide(size_l0=(64, 64), *, mpp=(0.5, 0.5), bounds_l0=None) -> Slide:
     )
 
 
-def an_extent(probability, *, cell_l0=(32.0, 32.0), origin_l0=(0.0, 0.0), names=("tumour",), classes=None, **other):
+def an_extent(probability, *, cell_l0=(32.0, 32.0), names=("tumour",), classes=None, **other) -> ExtentMap:
     """An ExtentMap of rows of probabilities; None is NaN, and is off tissue unless `tissue` says else."""
     values = np.array([[nan if p is None else p for p in row] for row in probability], dtype=np.float32)
     fields = {
@@ -39,7 +39,7 @@ def an_extent(probability, *, cell_l0=(32.0, 32.0), origin_l0=(0.0, 0.0), names=
         "cancer": np.nan_to_num(values) >= 0.5,
         "tissue": np.where(np.isnan(values), 0, 1).astype(np.float32),
         "cell_l0": cell_l0,
-        "origin_l0": origin_l0,
+        "origin_l0": (0.0, 0.0),
         "mpp_l0": Mpp(0.5, 0.5),
         "threshold": 0.5,
     }
@@ -57,7 +57,7 @@ def a_tissue(mask, *, cell_l0=(16.0, 16.0), grey=200) -> TissueMask:
 def a_result(slide_id="a", **changes) -> SlideResult:
     """A scored slide: 12.1 mm2 of 159 mm2, four lesions."""
     scored = SlideResult(slide_id=slide_id, status="ok", metastasis_class="macro", probability=0.9973)
-    scored = replace(scored, share=0.0765, share_low=0.061, share_high=0.089, tissue_mm2=159.2, unread_mm2=0.0)
-    scored = replace(scored, cancer_mm2=12.13, cancer_mm2_low=9.7, cancer_mm2_high=14.2, lesions=4)
-    scored = replace(scored, longest_um=2974.0, tiles=2431, mpp_x=0.25, mpp_y=0.25, mpp_source="vendor")
+    scored = replace(scored, share=0.0765, share_low=0.061, share_high=0.089, tissue_mm2=159.2)
+    scored = replace(scored, unread_mm2=0.0, cancer_mm2=12.13, cancer_mm2_low=9.7, cancer_mm2_high=14.2)
+    scored = replace(scored, lesions=4, longest_um=2974.0, tiles=2431, mpp_x=0.25, mpp_y=0.25, mpp_source="vendor")
     return replace(scored, **changes)

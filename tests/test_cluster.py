@@ -224,14 +224,16 @@ def test_a_program_with_workers_ends_by_itself_without_noise_or_litter(tmp_path)
 
 
 INTERRUPTED = """
+import signal
 import time
 from wsi_pipeline.cluster import open_cluster
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with open_cluster("local", workers=2) as cluster:
         cluster.submit(abs, -1).result()
-        print("started", flush=True)
         try:
+            print("started", flush=True)
             list(cluster.map(time.sleep, [(0.2,)] * 500))
         except KeyboardInterrupt:
             print("interrupted")

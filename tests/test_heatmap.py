@@ -1,4 +1,4 @@
-"""Heatmap GeoTIFF: every rule of its format, read back by rasterio, tifffile, rio-cogeo, gdalinfo and OpenSlide."""
+"""Heatmap GeoTIFF: every rule of its format, by rasterio, tifffile, rio-cogeo, gdalinfo and OpenSlide."""
 
 import json
 import shutil
@@ -25,9 +25,9 @@ TWO_BY_TWO = [[0.1, 0.9], [None, 0.5]]
 
 @pytest.fixture
 def heatmap(tmp_path):
-    """4 x 4 px over a slide of 64 x 64 px, two by two cells of 32 px."""
-    path = tmp_path / "a_likelihood_map.tif"
-    return write_heatmap(path, an_extent(TWO_BY_TWO), a_slide(mpp=(0.25, 0.5)), tags={"model_id": "demo"})
+    """5 x 5 px of 16 level-0 px over a slide of 80 x 80 px with two by two cells of 40 px."""
+    extent, slide = an_extent(TWO_BY_TWO, cell_l0=(40.0, 40.0)), a_slide((80, 80), mpp=(0.25, 0.5))
+    return write_heatmap(tmp_path / "a_likelihood_map.tif", extent, slide, tags={"model_id": "demo"})
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def test_small_slides_get_a_finer_heatmap(size_l0, scale):
 
 
 def test_cells_are_upsampled_to_the_nearest(heatmap):
+    cell = [0, 0, 1, 1, 1]  # pixel centres at 8, 24, 40, 56, 72; the second cell begins at 40
     with rasterio.open(heatmap) as source:
-        expected = np.repeat(np.repeat([[0.1, 0.9], [-1, 0.5]], 2, axis=0), 2, axis=1)
-        np.testing.assert_array_equal(source.read(1), expected.astype(np.float32))
+        np.testing.assert_array_equal(source.read(1), np.float32([[0.1, 0.9], [-1, 0.5]])[np.ix_(cell, cell)])
 
 
 def test_a_pixel_takes_the_cell_under_its_centre(tmp_path):
@@ -98,12 +98,20 @@ def test_a_slide_without_tissue_gives_a_valid_empty_heatmap(tmp_path):
     assert cog_validate(path, strict=True)[0]
 
 
+@pytest.mark.parametrize("mpp", [(1 / 16, 1 / 16), (1 / 16, 0.1)], ids=["both sides 1 um", "one side 1 um"])
+def test_pixels_of_one_micrometre_keep_their_frame_without_a_warning(tmp_path, mpp):
+    extent = an_extent([[0.5]], cell_l0=(16.0, 16.0))
+    path = write_heatmap(tmp_path / "a.tif", extent, a_slide(mpp=mpp), tags={})
+    with rasterio.open(path) as source:
+        np.testing.assert_allclose(source.res, (16 * mpp[0], 16 * mpp[1]), rtol=1e-12)
+
+
 def test_frame_is_micrometres_with_y_up(heatmap):
     with rasterio.open(heatmap) as source:
         assert source.transform == rasterio.Affine(16 * 0.25, 0, 0, 0, -16 * 0.5, 0)
-        assert source.bounds == (0, -64 * 0.5, 64 * 0.25, 0)
-        assert source.crs.linear_units_factor[1] == 1e-6
-        assert "micrometres from level-0 top left" in source.crs.to_wkt() and "y up" in frame_wkt()
+        assert source.bounds == (0, -80 * 0.5, 80 * 0.25, 0)
+        wkt = source.crs.to_wkt()  # GeoTIFF keeps the name of the frame and the factor of its unit
+        assert wkt.split('"')[1] == frame_wkt().split('"')[1] and ',1E-06]' in wkt
         assert source.tags()["AREA_OR_POINT"] == "Area"
 
 
@@ -163,8 +171,8 @@ def test_first_band_is_cancer_and_every_class_has_one(tmp_path, names, positive,
         shown = dict(zip(bands, source.read()[:, 0, 0], strict=True))
         alpha = {rasterio.enums.ColorInterp.alpha, rasterio.enums.ColorInterp.red}
         assert not alpha & set(source.colorinterp)
-    expected = {f"prob_{name}": np.float32(k / 10) for k, name in enumerate(names)} | {bands[0]: np.float32(0.7)}
-    assert shown == expected
+    expected = {f"prob_{name}": k / 10 for k, name in enumerate(names)} | {bands[0]: 0.7}
+    assert shown == pytest.approx(expected)
 
 
 def test_tags_tell_the_slide_and_the_run(tmp_path):
@@ -173,7 +181,7 @@ def test_tags_tell_the_slide_and_the_run(tmp_path):
     with rasterio.open(path) as source:
         tags = source.tags()
     assert tags["WSI_CONFIG_HASH"] == "c0ffee" and tags["WSI_USE"] == "Research use only"
-    assert [tags[f"WSI_LEVEL0_{side}"] for side in ("WIDTH", "HEIGHT", "PX_PER_PIXEL")] == ["64", "64", "16"]
+    assert [tags[f"WSI_LEVEL0_{side}"] for side in ("WIDTH", "HEIGHT", "PX_PER_PIXEL")] == ["64", "64", "32"]
     assert [tags[f"WSI_BOUNDS_{k}"] for k in ("X", "Y", "WIDTH", "HEIGHT")] == ["4", "8", "32", "16"]
     assert (tags["WSI_MPP_X"], tags["WSI_THRESHOLD"]) == ("0.5", "0.5")
 
@@ -187,8 +195,9 @@ def test_no_tag_given_can_become_an_image_description(tmp_path):
 
 @pytest.mark.skipif(shutil.which("gdalinfo") is None, reason="gdalinfo is not installed")
 def test_gdalinfo_shows_the_frame(heatmap):
-    told = json.loads(subprocess.run(["gdalinfo", "-json", heatmap], capture_output=True, check=True).stdout)
-    assert told["size"] == [4, 4] and told["geoTransform"] == [0, 4, 0, 0, 0, -8]
+    run = subprocess.run(["gdalinfo", "-json", heatmap], capture_output=True, check=True)
+    told = json.loads(run.stdout)
+    assert told["size"] == [5, 5] and told["geoTransform"] == [0, 4, 0, 0, 0, -8]
     assert "Slide frame: micrometres" in told["coordinateSystem"]["wkt"]
     assert told["metadata"]["IMAGE_STRUCTURE"]["LAYOUT"] == "COG"
     assert told["bands"][0]["description"] == "prob_tumour" and told["bands"][0]["noDataValue"] == -1

@@ -95,13 +95,21 @@ def _profile(slide: Slide, scale: int, *, bands: int) -> dict:
         "width": slide.size_l0[0] // scale,
         "height": slide.size_l0[1] // scale,
         "crs": frame_wkt("um"),
-        "transform": Affine(*frame_affine((scale, scale), slide.mpp_l0)),
+        "transform": _transform(slide, scale),
         "tiled": True,
         "blockxsize": BLOCK_PX,
         "blockysize": BLOCK_PX,
         "compress": "LZW",
         "photometric": "MINISBLACK",  # three bands are no colours
     }
+
+
+def _transform(slide: Slide, scale: int) -> Affine:
+    """(col, row) corners of the heatmap to the frame in micrometres, rows downwards."""
+    transform = Affine(*frame_affine((scale, scale), slide.mpp_l0))
+    if (transform.a, transform.e) == (1.0, -1.0):  # 1 um: rasterio takes exactly this for no frame, and warns
+        transform = Affine(float(np.nextafter(1.0, 2.0)), *transform[1:6])
+    return transform
 
 
 def _name_bands(extent: ExtentMap, positive: Sequence[str]) -> tuple[list[str], list[np.ndarray]]:

@@ -8,7 +8,7 @@ import shapely
 from PIL import Image, ImageFilter
 
 from wsi_pipeline.slide.outline import outline
-from wsi_pipeline.slide.quality import channel_range, find_pen, glass_colour, grey_of, is_dark_background
+from wsi_pipeline.slide.quality import find_pen, glass_colour, is_dark_background
 from wsi_pipeline.slide.reader import SlideReader
 
 SATURATION_RANGE = 12.0, 26.0  # Otsu alone splits the noise of bare glass, and dark tissue from pale
@@ -120,10 +120,10 @@ def _coloured(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, float]
     """
     glass = glass_colour(rgb)
     table = [min(255, round(value * 255 / white)) for white in glass for value in range(256)]
-    balanced = Image.fromarray(rgb).point(table)
-    smooth = np.asarray(balanced.filter(ImageFilter.BoxBlur(1)))
-    saturation = np.subtract(*channel_range(smooth))
-    grey = grey_of(smooth)
+    own = Image.fromarray(rgb).point(table).split()  # band by band: three times as fast as (H, W, 3)
+    smooth = [np.asarray(band.filter(ImageFilter.BoxBlur(1))) for band in own]
+    saturation, own_saturation = _spread(*smooth), _spread(*map(np.asarray, own))
+    grey = np.asarray(Image.merge("RGB", [Image.fromarray(band) for band in smooth]).convert("L"))
     density = -np.log10(np.maximum(np.arange(256), 1) / 255)  # of each grey value
     otsu_saturation = otsu(_histogram(saturation), np.arange(256.0))
     otsu_density = otsu(_histogram(grey)[::-1], density[::-1])
@@ -138,8 +138,12 @@ def _coloured(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, float]
     coloured = saturation > thresholds["saturation"]
     sure = pale & (coloured | (grey < _grey_at(thresholds["optical_density"])))
     rim = _any_within(_any_within(np.pad(~pale, 1), 3, 0), 3, 1)
-    own = np.subtract(*channel_range(np.asarray(balanced))) > saturation
-    return sure, pale & (own | ~rim), thresholds
+    return sure, pale & ((own_saturation > saturation) | ~rim), thresholds
+
+
+def _spread(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
+    """Largest less least channel, (H, W) uint8 each: saturation without a division."""
+    return np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
 
 
 def _histogram(values: np.ndarray) -> np.ndarray:
@@ -165,7 +169,7 @@ def _tidy(
     radius = round(settings.closing_um / cell_um[1]), round(settings.closing_um / cell_um[0])
     mask = close_gaps(pale & ~ink, radius)
     mask = fill_holes(mask, settings.max_hole_mm2 / cell_mm2) & ~ink
-    pieces, count = scipy.ndimage.label(mask, np.ones((3, 3)))
+    pieces, count = scipy.ndimage.label(mask, np.ones((3, 3)), output=np.intp)
     cells = np.bincount(pieces.ravel(), minlength=count + 1)
     sure_cells = np.bincount(pieces[sure & ~ink], minlength=count + 1)
     least = min(settings.min_piece_mm2 / cell_mm2, LEAST_SHARE * mask.size)
@@ -187,7 +191,7 @@ def close_gaps(mask: np.ndarray, radius: tuple[int, int]) -> np.ndarray:
 
 def fill_holes(mask: np.ndarray, most_cells: float) -> np.ndarray:
     """Fill holes of at most this many cells, (H, W) bool; what touches the border is no hole."""
-    gaps, count = scipy.ndimage.label(~mask)
+    gaps, count = scipy.ndimage.label(~mask, output=np.intp)
     fill = np.bincount(gaps.ravel(), minlength=count + 1) <= most_cells
     for border in (gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]):
         fill[border] = False

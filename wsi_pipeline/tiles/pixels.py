@@ -3,7 +3,7 @@
 import numpy as np
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.slide.reader import SlideReader, drop_reader, reader_for
+from wsi_pipeline.slide.reader import drop_reader, reader_for
 from wsi_pipeline.tiles.grid import TileGrid
 
 WHITE = 255
@@ -31,16 +31,12 @@ def _read_twice(grid: TileGrid, box_l0: tuple[float, float, float, float], icc: 
     """One tile (tile_px, tile_px, 3), or None where neither the open handle nor a fresh one reads it."""
     size_px = (grid.tile_px, grid.tile_px)
     try:
-        return _reader(grid, icc).read_box(box_l0, size_px)
+        return reader_for(grid.slide, icc=icc).read_box(box_l0, size_px)
     except SlideError:
-        drop_reader(grid.slide, icc=icc)  # OpenSlide keeps an error for good: this handle is lost
-    reader = _reader(grid, icc)
+        drop_reader(grid.slide)  # OpenSlide keeps an error for good: this handle is lost
+    reader = reader_for(grid.slide, icc=icc)
     try:
         return reader.read_box(box_l0, size_px)
     except SlideError:
-        drop_reader(grid.slide, icc=icc)
+        drop_reader(grid.slide)
         return None
-
-
-def _reader(grid: TileGrid, icc: bool) -> SlideReader:
-    return reader_for(grid.slide, icc=icc)

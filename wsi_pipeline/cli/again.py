@@ -1,0 +1,36 @@
+"""What `score` and `map` share: a run folder's own slides and knobs, taken as far as a stage."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wsi_pipeline.cli import options
+from wsi_pipeline.cli.job import work
+from wsi_pipeline.cli.model import load
+from wsi_pipeline.config import Config, load_config
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.pipeline.folder import open_run_folder
+from wsi_pipeline.pipeline.run import Stage
+from wsi_pipeline.slide.cohort import SlideEntry
+
+
+def go_on(run_folder: str, until: Stage, config_file: str | None, overrides: tuple[str, ...], **given: Any) -> int:
+    """Take the slides of an existing run as far as `until`, with its own knobs but for those given now."""
+    if not (Path(run_folder) / "run.json").is_file():
+        raise ConfigError(f"{run_folder}: no run folder (no run.json); make one with `tile` or `run`")
+    folder = open_run_folder(run_folder, resume=True)
+    account = folder.account()
+    if config_file is not None:
+        config = options.resolve(config_file, overrides, **given)
+    else:
+        config = _own(account["config"], overrides, given)
+    entries = [SlideEntry(**entry | {"mpp": entry["mpp"] and tuple(entry["mpp"])}) for entry in account["slides"]]
+    classifier, about = load(config)
+    return work(entries, folder, config, classifier=classifier, model=about, until=until)
+
+
+def _own(knobs: dict[str, Any], overrides: tuple[str, ...], given: dict[str, Any]) -> Config:
+    """The run's own knobs, with those of this call over them."""
+    own = [f"{section}.{name}={yaml.safe_dump(value)}" for section, values in knobs.items() for name, value in values.items()]
+    return load_config(None, [*own, *overrides, *options.named(given)])

@@ -1,0 +1,99 @@
+"""What `run`, `tile`, `score` and `map` share: work over a cohort, then the tables, the report and an exit code."""
+
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsi_pipeline import __version__
+from wsi_pipeline.cli.group import EXIT_FATAL, EXIT_SOME_FAILED
+from wsi_pipeline.cli.progress import Shown
+from wsi_pipeline.config import Config, config_hash
+from wsi_pipeline.maps.aggregate import SlideResult
+from wsi_pipeline.maps.report import write_report
+from wsi_pipeline.maps.tables import FAILED, write_failures, write_slides_table
+from wsi_pipeline.pipeline.folder import MARK, RunFolder, now
+from wsi_pipeline.pipeline.run import Scoring, Stage, pictures, run_cohort
+from wsi_pipeline.slide.cohort import SlideEntry
+
+_LIBRARIES = ("dask", "numpy", "openslide-python", "openslide-bin", "rasterio", "tifffile", "torch", "torchvision", "zarr")
+
+
+def work(
+    entries: Sequence[SlideEntry],
+    folder: RunFolder,
+    config: Config,
+    *,
+    classifier: Scoring | None = None,
+    model: dict[str, Any] | None = None,
+    until: Stage = "map",
+) -> int:
+    """Take the cohort as far as `until`; write tables and report even when interrupted. Returns the exit code."""
+    entries = entries[: config.run.limit]
+    account = _account(entries, config, model or {})
+    folder.write_account(account)
+    results: list[SlideResult] = []
+    try:
+        with Shown(len(entries)) as shown:
+            for result in run_cohort(
+                entries, folder, config, classifier=classifier, until=until, listen=shown
+            ):
+                results.append(result)
+    finally:
+        code = _exit_code(results, len(entries))
+        _close(folder, results, account | {"finished": now(), "until": until, "exit_code": code})
+    _say(results, folder)
+    return code
+
+
+def _account(entries: Sequence[SlideEntry], config: Config, model: dict[str, Any]) -> dict[str, Any]:
+    """What run.json tells before any work."""
+    return {
+        MARK: __version__,
+        "schema": 1,
+        "use": "Research use only",
+        "started": now(),
+        "config": config.model_dump(),
+        "config_hash": config_hash(config),
+        "model": model,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        "slides": [asdict(entry) for entry in entries],
+    }
+
+
+def _close(folder: RunFolder, results: Sequence[SlideResult], account: dict[str, Any]) -> None:
+    rows = sorted(results, key=lambda result: result.slide_id)
+    write_slides_table(rows, folder.root)
+    write_failures(rows, folder.root)
+    model = account["model"]
+    facts = {
+        "name": folder.root.name,
+        "model": f"{model.get('name', '')} ({model['id']})" if model.get("id") else "",
+        "model_note": model.get("note", ""),
+        "config_hash": account["config_hash"],
+        "version": __version__,
+        "date": account["started"][:10],
+    }
+    shown = {row.slide_id: pictures(folder.maps, row.slide_id) for row in rows if row.status not in FAILED}
+    write_report(folder.root, rows, pictures=shown, run=facts)
+    folder.write_account(account | {"statuses": dict(Counter(row.status for row in rows))})
+
+
+def _exit_code(results: Sequence[SlideResult], slides: int) -> int:
+    failed = sum(result.status in FAILED for result in results)
+    if failed == slides:
+        return EXIT_FATAL
+    return EXIT_SOME_FAILED if failed else 0
+
+
+def _say(results: Sequence[SlideResult], folder: RunFolder) -> None:
+    counts = Counter(result.status for result in results)
+    click.echo(f"{len(results)} slides: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+    for name in ("slides.csv", "failures.csv", "report.html"):
+        if name != "failures.csv" or any(counts[status] for status in FAILED):
+            click.echo(f"  {Path(folder.root / name)}")

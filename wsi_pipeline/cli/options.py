@@ -1,0 +1,70 @@
+"""Options that several commands share, and what they come to: one resolved Config."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from wsi_pipeline.config import Config, load_config
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_CONFIG = [
+    click.option("--config", "config_file", metavar="YAML", help="Knobs of the run; `config` prints all."),
+    click.option("--set", "overrides", multiple=True, metavar="KNOB=VALUE", help="One knob, such as tiles.mpp=0.5."),
+]
+_SLIDES = [
+    click.option("--mpp-default", type=float, help="um/px for slides that state none."),
+    click.option("--tiles-store", type=click.Choice(["pixels", "coordinates"]), help="Keep pixels, or places alone."),
+    click.option("--limit", type=int, help="Only the first so many slides."),
+]
+_MACHINES = [
+    click.option("--workers", type=int, help="Reading processes; one a core by default."),
+    click.option("--scheduler", metavar="WHERE", help="local, threads or tcp://host:port of a Dask scheduler."),
+]
+_MODEL = [
+    click.option("--model", help="A folder or file of ours, or a model in the box (default: demo)."),
+    click.option("--batch", type=int, help="Tiles scored at once."),
+    click.option("--device", help="auto, cpu, cuda or cuda:N."),
+]
+_FOLDER = [
+    click.option("--out", required=True, type=click.Path(), help="The run folder."),
+    click.option("--resume", is_flag=True, help="Do only what is missing or has changed."),
+    click.option("--overwrite", is_flag=True, help="Remove what an earlier run left in the folder."),
+]
+_KNOBS = {
+    "mpp_default": "slide.mpp_default",
+    "tiles_store": "tiles.store",
+    "limit": "run.limit",
+    "workers": "run.workers",
+    "scheduler": "run.scheduler",
+    "model": "model.checkpoint",
+    "batch": "model.batch",
+    "device": "model.device",
+}
+
+
+def _all(options: list[Decorator]) -> Decorator:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+config_options = _all(_CONFIG)
+slide_options = _all(_SLIDES)
+machine_options = _all(_MACHINES)
+model_options = _all(_MODEL)
+folder_options = _all(_FOLDER)
+
+
+def resolve(config_file: str | None, overrides: tuple[str, ...], **given: Any) -> Config:
+    """The configuration of a command: file, then --set, then the options that have a name of their own."""
+    return load_config(config_file, [*overrides, *named(given)])
+
+
+def named(given: dict[str, Any]) -> list[str]:
+    """Options that have a name of their own as `section.knob=value`; those not given are left out."""
+    return [f"{_KNOBS[name]}={value}" for name, value in given.items() if value is not None]

@@ -1,0 +1,39 @@
+"""`run`: slides in, maps of cancer extent out."""
+
+from typing import Any
+
+import click
+
+from wsi_pipeline.cli import options
+
+
+@click.command("run")
+@click.argument("slides", type=click.Path())
+@options.folder_options
+@options.config_options
+@options.model_options
+@options.slide_options
+@options.machine_options
+@click.option("--dry-run", is_flag=True, help="Only tell what would be done; see `check`.")
+def command(
+    slides: str, out: str, resume: bool, overwrite: bool, config_file: str | None, overrides: tuple[str, ...],
+    dry_run: bool, **given: Any,
+) -> int:  # fmt: skip
+    """Tile, score and map SLIDES: a folder (searched recursively), a glob, one file, or a manifest CSV
+    slide_id,path[,mpp,label,patient_id,split]."""
+    from pathlib import Path
+
+    from wsi_pipeline.cli.check import check
+    from wsi_pipeline.slide.cohort import find_slides
+
+    config = options.resolve(config_file, overrides, **given)
+    entries = find_slides(slides, exclude=[Path(out)])
+    if dry_run:
+        return check(entries[: config.run.limit], config)
+    from wsi_pipeline.cli.job import work
+    from wsi_pipeline.cli.model import load
+    from wsi_pipeline.pipeline.folder import open_run_folder
+
+    classifier, about = load(config)
+    folder = open_run_folder(out, resume=resume, overwrite=overwrite)
+    return work(entries, folder, config, classifier=classifier, model=about)
