@@ -59,5 +59,6 @@ def a_result(slide_id="a", **changes) -> SlideResult:
     scored = SlideResult(slide_id=slide_id, status="ok", metastasis_class="macro", probability=0.9973)
     scored = replace(scored, share=0.0765, share_low=0.061, share_high=0.089, tissue_mm2=159.2)
     scored = replace(scored, unread_mm2=0.0, cancer_mm2=12.13, cancer_mm2_low=9.7, cancer_mm2_high=14.2)
-    scored = replace(scored, lesions=4, longest_um=2974.0, tiles=2431, mpp_x=0.25, mpp_y=0.25, mpp_source="vendor")
+    scored = replace(scored, lesions=4, longest_um=2974.0, tiles=2431, mpp_source="vendor")
+    scored = replace(scored, mpp_x=0.25, mpp_y=0.25)
     return replace(scored, **changes)

@@ -190,6 +190,27 @@ def test_workers_that_never_come_back_are_told(monkeypatch):
             list(cluster.map(square, [(1,)]))
 
 
+LENT = """
+import time
+from dask.distributed import LocalCluster
+
+lent = LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0")
+print(lent.scheduler_address, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_scheduler_that_dies_is_told_at_once_without_noise(capfd):
+    with subprocess.Popen([sys.executable, "-c", LENT], stdout=subprocess.PIPE, text=True) as lender:
+        address = lender.stdout.readline().strip()
+        with pytest.raises(ClusterError, match=r"connection to the cluster lost during sleep\(0.1\)"):
+            with open_cluster(address) as cluster:
+                for index, _ in cluster.map(time.sleep, [(0.1,)] * 100):
+                    if index == 3:
+                        lender.kill()
+    assert capfd.readouterr().err == ""
+
+
 def test_an_unknown_scheduler_is_refused():
     with pytest.raises(ConfigError, match="scheduler 'slurm': give local, threads, or an address"):
         open_cluster("slurm").__enter__()

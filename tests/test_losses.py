@@ -55,11 +55,23 @@ def test_balanced_weights_cost_the_same_on_either_side(p: float) -> None:
     assert 4 * found == pytest.approx(1.8060, abs=1e-4)  # 0.75 (ln 10 - ln 0.9 ...) summed over the four
 
 
-def test_unknown_labels_are_left_out_of_each_mean() -> None:
-    y = [[1, NAN, 0], [0, 1, NAN], [1, 0, NAN], [NAN, 0, 1]]
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [([0, NAN, 1], 0.5919270446), ([NAN, 0, 1], 0.6891252185)],
+    ids=["unknown in the middle", "unknown at the start"],
+)
+def test_unknown_labels_are_left_out_of_each_mean(last: list, expected: float) -> None:
+    y = [[1, NAN, 0], [0, 1, NAN], [1, 0, NAN], last]
     p = [[0.9, 0.2, 0.3], [0.2, 0.6, 0.5], [0.6, 0.4, 0.1], [0.5, 0.9, 0.8]]
     w_p, w_n = class_weights(np.array(y))
-    assert loss_of(y, p, w_p.tolist(), w_n.tolist()) == pytest.approx(0.5919270446, abs=1e-6)
+    by_task = 0.0
+    for c in range(3):
+        known = [(row[c], q[c]) for row, q in zip(y, p, strict=True) if row[c] == row[c]]
+        share = sum(label for label, _ in known) / len(known)
+        costs = [-(1 - share) * np.log(q) if label else -share * np.log(1 - q) for label, q in known]
+        by_task += sum(costs) / len(known)
+    assert by_task == pytest.approx(expected, abs=1e-9)
+    assert loss_of(y, p, w_p.tolist(), w_n.tolist()) == pytest.approx(expected, abs=1e-6)
 
 
 def test_loss_is_prevalence_times_the_loss_with_pos_weight() -> None:

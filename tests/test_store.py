@@ -28,6 +28,10 @@ from wsi_pipeline.tiles.store import (
 )
 
 
+def shard_file(store: TileStore, shard: int) -> Path:
+    return Path(store.path, "tiles", "c", str(shard), "0", "0", "0")
+
+
 @pytest.fixture
 def store(tmp_path) -> TileStore:
     return a_store(tmp_path, a_slide(tmp_path)[0])
@@ -140,22 +144,24 @@ def test_shards_cover_all_tiles_and_the_last_may_be_short(tmp_path):
 
 def test_missing_shards_are_those_without_a_file(store):
     number_tiles(store)
-    Path(store.path, "tiles", "c", "3", "0", "0", "0").unlink()
+    shard_file(store, 3).unlink()
     shutil.rmtree(Path(store.path, "tiles", "c", "1"))
     assert missing_shards(store) == [1, 3]
 
 
-def test_leftovers_of_a_killed_writer_are_removed(store):
-    leftover = Path(store.path, "tiles", "c", "2", "0", "0", "0.9f3b.partial")
-    leftover.parent.mkdir(parents=True)
-    leftover.write_bytes(b"half a shard")
-    assert missing_shards(store) == [0, 1, 2, 3, 4]
-    assert not leftover.exists()
+def test_what_a_kill_or_a_power_cut_leaves_is_removed(store):
+    number_tiles(store)
+    half_written = shard_file(store, 2).with_name("0.9f3b.partial")
+    half_written.write_bytes(b"half a shard")
+    shard_file(store, 4).write_bytes(b"")
+    assert missing_shards(store) == [4]
+    assert not half_written.exists()
+    assert not shard_file(store, 4).exists()
 
 
 def test_a_store_with_a_missing_shard_is_not_marked_complete(store):
     number_tiles(store)
-    Path(store.path, "tiles", "c", "3", "0", "0", "0").unlink()
+    shard_file(store, 3).unlink()
     with pytest.raises(StoreError, match="1 of 5 shards missing, first 3"):
         mark_complete(store)
     assert open_store(store.path, complete=False).status == "writing"
@@ -253,11 +259,24 @@ def test_another_schema_is_refused(store):
 
 def test_a_foreign_zarr_group_is_refused_and_never_deleted(tmp_path):
     zarr.create_group(tmp_path / "b.zarr")
-    with pytest.raises(StoreError, match="not a tile store of this package"):
+    with pytest.raises(StoreError, match="no tile store of this package"):
         open_store(tmp_path / "b.zarr")
-    with pytest.raises(StoreError, match="not a tile store of this package"):
+    with pytest.raises(StoreError, match="no tile store of this package"):
         delete_store(tmp_path / "b.zarr")
     assert (tmp_path / "b.zarr").is_dir()
+
+
+def test_a_damaged_store_is_told_apart_from_a_missing_one(store):
+    Path(store.path, "rowcol", "zarr.json").write_text("{")
+    with pytest.raises(StoreError, match=r"or damaged .*; remove it, or use another --out"):
+        open_store(store.path, complete=False)
+
+
+def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path):
+    slide, _ = a_slide(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"cannot be written \(.*File exists"):
+        a_store(tmp_path / "file", slide)
 
 
 def test_delete_store_leaves_nothing(store, tmp_path):

@@ -8,13 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pytest
+import tifffile
 import zarr
 from small_slide import TILE, a_grid, a_slide, a_store, all_tissue
 
 from wsi_pipeline.cluster import open_cluster
 from wsi_pipeline.errors import SlideError, StoreError
+from wsi_pipeline.slide.reader import open_slide, working_mpp
 from wsi_pipeline.tiles import pixels as pixels_module
+from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tiles.store import TileStore, create_store, missing_shards, open_store
 from wsi_pipeline.tiles.tiler import cut_shard, cut_tiles
 
@@ -162,6 +166,21 @@ def test_a_tile_that_fails_twice_is_white_and_marked(tmp_path, threads, damage, 
     assert (tiles[12] == 255).all() and (tiles[11] == 100).all()
 
 
+def test_one_damaged_block_of_a_real_file_spares_its_neighbours(tmp_path, threads):
+    path = tmp_path / "a.tif"
+    pixels = np.full((256, 320, 3), 100, np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=(64, 64), compression="jpeg")
+    with tifffile.TiffFile(path) as file:
+        start, length = file.pages[0].dataoffsets[12], file.pages[0].databytecounts[12]
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(length))
+    store = a_store(tmp_path, open_slide(path, mpp=(0.5, 0.5)))
+    assert cut_tiles(store, threads).unreadable == 4
+    readable = open_store(store.path).read(0, 80)[1].reshape(8, 10)
+    assert np.argwhere(~readable).tolist() == [[4, 4], [4, 5], [5, 4], [5, 5]]
+
+
 def test_too_many_unreadable_tiles_fail_the_slide_and_leave_it_unfinished(tmp_path, threads, damage):
     damage(*((32.0 * col, 0.0) for col in range(5)))
     store = a_store(tmp_path, a_slide(tmp_path)[0])
@@ -221,3 +240,21 @@ def test_workers_in_processes_tell_what_the_slide_has(tmp_path):
     Path(slide.path).write_bytes(b"II*\0 no longer a slide")
     with open_cluster("local", workers=1) as cluster, pytest.raises(SlideError):
         cut_tiles(store, cluster)
+
+
+@pytest.mark.real
+def test_real_tiles_equal_a_fresh_read_of_openslide(tmp_path, real_data, threads):
+    slide = open_slide(real_data / "slides" / "aperio" / "CMU-1-Small-Region.svs")
+    tissue = all_tissue(slide, cell=32)
+    mpp = working_mpp(slide, 0.5)
+    grid = lay_grid(slide, tissue, tile_px=256, stride_px=256, mpp=mpp, min_tissue=0.0)
+    options = {"pixels": True, "shard_tiles": 32, "key": "k", "settings": {}}
+    store = create_store(tmp_path / "r.zarr", grid, tissue, **options)
+    cut_tiles(store, threads)
+    tiles, _ = open_store(store.path).read(0, store.n_tiles)
+    with openslide.OpenSlide(slide.path) as fresh:
+        for tile, corner in list(zip(tiles, grid.xy_l0.tolist(), strict=True))[::7]:
+            inside = np.asarray(fresh.read_region(corner, 0, (256, 256)))[..., 3] == 255
+            region = np.asarray(fresh.read_region(corner, 0, (256, 256)).convert("RGB"))
+            assert np.array_equal(tile[inside], region[inside])
+            assert (tile[~inside] == 255).all()

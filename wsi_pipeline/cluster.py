@@ -230,6 +230,12 @@ class _IgnoreInterrupt(WorkerPlugin):
 
 @contextmanager
 def _remote_client(address: str) -> Iterator[Client]:
+    """A client to a scheduler that others started; it is left running."""
+    with _silenced():
+        yield from _connected(address)
+
+
+def _connected(address: str) -> Iterator[Client]:
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -240,6 +246,20 @@ def _remote_client(address: str) -> Iterator[Client]:
         except TimeoutError as error:
             raise ClusterError(f"{address}: the scheduler has no workers; start some first") from error
         yield client
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep the tracebacks that Dask logs of a lost connection off stderr; it arrives as a ClusterError."""
+    handlers = logging.getLogger("distributed").handlers  # levels are set on many loggers below it
+    levels = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)
 
 
 def _call(function: Callable[..., Any], args: Args) -> str:

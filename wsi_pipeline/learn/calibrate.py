@@ -1,13 +1,14 @@
 """From logits to probabilities that mean something: training's weights undone, then a temperature."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit, softmax
 
 from wsi_pipeline.errors import ConfigError
 
 
-def correct_prior(p: np.ndarray, prevalence: np.ndarray | float) -> np.ndarray:
+def correct_prior(p: ArrayLike, prevalence: ArrayLike) -> np.ndarray:
     """Probabilities of a network trained with both classes costing the same, at the true prevalence.
 
     q = p pi / (p pi + (1 - p)(1 - pi)): p (..., C) in 0-1, pi (C,) or a scalar in (0, 1), the share of

@@ -108,8 +108,9 @@ def lay_sheet(pixels: np.ndarray, view: View, *, title: str, colour_bar: bool) -
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     sheet = Sheet(FigureCanvasAgg(figure), axes, view, (left, TOP, width, height))
-    corner = left - 1, bottom - 1
-    figure.add_artist(Rectangle(corner, width + 2, height + 2, transform=None, edgecolor=FRAME, fill=False))
+    frame = Rectangle((left - 0.5, bottom - 0.5), width + 1, height + 1, transform=None, fill=False)
+    frame.set(edgecolor=FRAME, snap=False, linewidth=72 / DPI)  # one pixel, just outside of the picture's own
+    figure.add_artist(frame)
     write_text(sheet, LEFT, 24, _fit_title(sheet, title), size=12, weight="bold")
     return sheet
 

@@ -69,7 +69,10 @@ def find_pen(rgb: np.ndarray, mpp_px: tuple[float, float]) -> dict[str, np.ndarr
     halo = [2 * int(np.ceil(PEN_HALO_UM / um)) + 1 for um in block_um]
     marks = {}
     for colour, rule in _INK.items():
-        clear, weak = rule(blocks, True), rule(blocks, False)
+        clear = rule(blocks, True)
+        if clear.sum() * np.prod(block_um) * 1e-6 < MIN_PEN_MM2:
+            continue
+        weak = rule(blocks, False)
         pieces, count = scipy.ndimage.label(weak | clear, np.ones((3, 3)))
         area_mm2 = np.bincount(pieces.ravel(), clear.ravel(), minlength=count + 1) * np.prod(block_um) * 1e-6
         area_mm2[0] = 0

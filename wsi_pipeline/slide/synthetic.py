@@ -71,6 +71,8 @@ def draw_slide(
     pieces and pen: same tissue outline. Raises ValueError for a tumour that is not wholly in tissue, or
     that touches another one.
     """
+    if pen is not None and pen not in PEN_RGB:
+        raise ValueError(f"pen {pen!r} is not one of {', '.join(PEN_RGB)}")
     rng = np.random.default_rng(seed)
     stain = draw_stain(rng)
     size_um = size_px[0] * mpp, size_px[1] * mpp

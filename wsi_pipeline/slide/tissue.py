@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.ndimage
 import shapely
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from wsi_pipeline.slide.outline import outline
 from wsi_pipeline.slide.quality import find_pen, glass_colour, is_dark_background
@@ -115,14 +115,16 @@ def _coloured(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, float]
 
     Sure is what is coloured and dense against the glass by Otsu's thresholds, held within sane bounds; grey
     alone is dust, a shadow or the edge of a coverslip. Smoothing widens a piece by a cell; a cell on its rim
-    stays if it is above the mean of its neighbours, that is, half covered. All in uint8 and by tables: 0.2 s
-    on 2,500 x 2,500 where HSV in floats takes 4 s.
+    stays if it is above the mean of its neighbours, that is, half covered. All in uint8, band by
+    band and by tables: 0.3 s on 2,500 x 2,500 with all that follows, where HSV in floats takes 2 to 4 s.
     """
     glass = glass_colour(rgb)
     table = [min(255, round(value * 255 / white)) for white in glass for value in range(256)]
-    own = Image.fromarray(rgb).point(table).split()  # band by band: three times as fast as (H, W, 3)
-    smooth = [np.asarray(band.filter(ImageFilter.BoxBlur(1))) for band in own]
-    saturation, own_saturation = _spread(*smooth), _spread(*map(np.asarray, own))
+    own = [
+        np.asarray(band) for band in Image.fromarray(rgb).point(table).split()
+    ]  # bands: three times as fast
+    smooth = [_smooth(band) for band in own]
+    saturation, own_saturation = _spread(*smooth), _spread(*own)
     grey = np.asarray(Image.merge("RGB", [Image.fromarray(band) for band in smooth]).convert("L"))
     density = -np.log10(np.maximum(np.arange(256), 1) / 255)  # of each grey value
     otsu_saturation = otsu(_histogram(saturation), np.arange(256.0))
@@ -133,8 +135,8 @@ def _coloured(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, float]
         "saturation_otsu": otsu_saturation,
         "optical_density_otsu": otsu_density,
     }
-    least = np.clip(GREY_SHARE * (255 - np.arange(256)), PALE_SATURATION, MOST_GREY).astype(np.uint8)
-    pale = (saturation > least[grey]) & (grey < _grey_at(PALE_DENSITY))
+    least = np.clip(GREY_SHARE * (255 - np.arange(256)), PALE_SATURATION, MOST_GREY).astype(int).tolist()
+    pale = (saturation > np.asarray(Image.fromarray(grey).point(least))) & (grey < _grey_at(PALE_DENSITY))
     coloured = saturation > thresholds["saturation"]
     sure = pale & (coloured | (grey < _grey_at(thresholds["optical_density"])))
     rim = _any_within(_any_within(np.pad(~pale, 1), 3, 0), 3, 1)
@@ -144,6 +146,13 @@ def _coloured(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, float]
 def _spread(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
     """Largest less least channel, (H, W) uint8 each: saturation without a division."""
     return np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+
+
+def _smooth(band: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 weighted 1 2 1 along both axes; by shifts, four times as fast as a box blur."""
+    padded = np.pad(band, 1, mode="edge").astype(np.uint16)
+    down = padded[:-2] + 2 * padded[1:-1] + padded[2:]
+    return ((down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:] + 8) >> 4).astype(np.uint8)
 
 
 def _histogram(values: np.ndarray) -> np.ndarray:

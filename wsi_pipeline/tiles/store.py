@@ -139,7 +139,8 @@ def open_store(path: str | Path, *, complete: bool = True) -> TileStore:
         )
     if complete and found["status"] != "complete":
         raise StoreError(f"{path}: tile store is {found['status']!r}, not complete; run again with --resume")
-    grid = read_grid(group)
+    with _reading(path):
+        grid = read_grid(group)
     return TileStore(
         path=str(path),
         grid=grid,
@@ -172,14 +173,13 @@ def missing_shards(store: TileStore) -> list[int]:
 
     Not to be called while shards are being written. A store of coordinates misses none.
     """
-    for leftover in Path(store.path).rglob("*.partial"):
-        leftover.unlink(missing_ok=True)
+    _sweep(store)
     return _absent(store)
 
 
 def mark_complete(store: TileStore) -> TileStore:
     """Write the status "complete", last of all; StoreError if a shard is absent."""
-    absent = _absent(store)
+    absent = missing_shards(store)
     if absent:
         count = f"{len(absent)} of {len(store.shards)}"
         raise StoreError(f"{store.path}: {count} shards missing, first {absent[0]}; run again with --resume")
@@ -219,22 +219,35 @@ def _open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
     """The Zarr group at `path` and our attributes in it."""
     if not (path / "zarr.json").is_file():
         raise StoreError(f"{path}: no tile store here")
-    try:
+    with _reading(path):
         group = zarr.open_group(path, mode="r", zarr_format=3)
         return group, read_attributes(group)
-    except (ValueError, KeyError, OSError) as error:
-        raise StoreError(f"{path}: not a tile store of this package ({error!r})") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what a foreign or damaged group raises into a StoreError that says so."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise StoreError(
+            f"{path}: no tile store of this package, or damaged ({error!r}); remove it, or use another --out"
+        ) from error
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn a full disk into a StoreError that says so."""
+    """Turn a full or locked disk into a StoreError that says so."""
     try:
         yield
+    except StoreError:
+        raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise StoreError(f"{path}: disk full while writing; free some and run again with --resume") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = "disk full while writing; free some and run again with --resume"
+        else:
+            text = f"cannot be written ({error}); see to the folder's permissions, or use another --out"
+        raise StoreError(f"{path}: {text}") from error
 
 
 def _check_space(path: Path, n_tiles: int, tile_px: int) -> None:
@@ -244,6 +257,13 @@ def _check_space(path: Path, n_tiles: int, tile_px: int) -> None:
             f"{path}: {n_tiles:,} tiles of {tile_px} px take up to {needed:,} bytes, {free:,} are free; "
             "free some, use another --out, or --tiles-store coordinates"
         )
+
+
+def _sweep(store: TileStore) -> None:
+    """Remove what a kill leaves: half-written `.partial` files; and a power cut: files without content."""
+    for path in Path(store.path).rglob("*"):
+        if path.is_file() and (path.suffix == ".partial" or not path.stat().st_size):
+            path.unlink(missing_ok=True)
 
 
 def _absent(store: TileStore) -> list[int]:

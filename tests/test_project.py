@@ -1,0 +1,56 @@
+"""pyproject.toml, constraints.txt and environment.yml name the same packages; the configs are real."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from wsi_pipeline.config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+CONDA_NAMES = {"pytorch": "torch", "openslide": "openslide-bin"}
+
+
+def requirements() -> dict[str, str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    return {re.split("[<>=]", text)[0]: re.sub("^[^<>=]*", "", text) for text in found}
+
+
+def test_constraints_pin_exactly_what_the_project_asks_for() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = dict(line.split("==") for line in lines)
+    assert set(pins) == set(requirements())
+
+
+def test_the_conda_environment_holds_the_same_set_with_the_same_bounds() -> None:
+    found = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    texts = [text for text in found if isinstance(text, str) and not text.startswith(("python>", "pip"))]
+    names = {re.split("[<>=]", text)[0]: re.sub("^[^<>=]*", "", text) for text in texts}
+    assert {CONDA_NAMES.get(name, name): bound for name, bound in names.items()} == requirements()
+
+
+def test_torch_and_torchvision_are_pinned_as_the_pair_that_belongs_together() -> None:
+    text = (ROOT / "constraints.txt").read_text()
+    assert "torch==2.14.1" in text and "torchvision==0.29.1" in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_in_the_box_is_valid(path: Path) -> None:
+    assert load_config(path).tiles.tile_px >= 32
+
+
+@pytest.mark.parametrize("command", [["--help"], ["check", "--help"], ["tile", "--help"], ["--version"]], ids=" ".join)
+def test_light_commands_do_not_load_torch(command: list[str]) -> None:
+    code = (
+        "import sys; sys.argv = ['wsi_pipeline', *sys.argv[1:]]\n"
+        "from wsi_pipeline.cli.group import main\n"
+        "assert main() == 0 and 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "esearch use only" in done.stdout or "Usage" in done.stdout
