@@ -203,11 +203,11 @@ time.sleep(60)
 def test_a_scheduler_that_dies_is_told_at_once_without_noise(capfd):
     with subprocess.Popen([sys.executable, "-c", LENT], stdout=subprocess.PIPE, text=True) as lender:
         address = lender.stdout.readline().strip()
-        with pytest.raises(ClusterError, match=r"connection to the cluster lost during sleep\(0.1\)"):
-            with open_cluster(address) as cluster:
-                for index, _ in cluster.map(time.sleep, [(0.1,)] * 100):
-                    if index == 3:
-                        lender.kill()
+        lost = r"connection to the cluster lost during sleep\(0.1\)"
+        with pytest.raises(ClusterError, match=lost), open_cluster(address) as cluster:
+            for index, _ in cluster.map(time.sleep, [(0.1,)] * 100):
+                if index == 3:
+                    lender.kill()
     assert capfd.readouterr().err == ""
 
 

@@ -121,11 +121,11 @@ def test_tissue_share_equals_counting_pixels(cells, cell, tile, stride, cut):
 
 @pytest.mark.parametrize("min_tissue", [0.0, 1e-7], ids=["any", "next to nothing"])
 def test_an_island_far_smaller_than_a_tile_keeps_its_tile(min_tissue):
-    cells = np.zeros((5000, 5000), bool)
-    cells[3333, 4321] = True
-    slide = a_slide(10_000, 10_000)
+    cells = np.zeros((1000, 1000), bool)
+    cells[333, 900] = True
+    slide = a_slide(2000, 2000)
     grid = grid_of(slide, a_mask(cells, (2.0, 2.0)), 1000, 1000, min_tissue=min_tissue)
-    assert grid.rowcol.tolist() == [[6, 8]]
+    assert grid.rowcol.tolist() == [[0, 1]]
     assert grid.tissue == pytest.approx([4 / 1e6])
 
 

@@ -1,4 +1,4 @@
-"""Imports flow down only: slide -> tiles -> learn -> scores -> maps -> pipeline -> cli, none inside functions but in cli."""
+"""Imports flow down only (slide, tiles, learn, scores, maps, pipeline, cli), none inside functions but in cli."""
 
 import ast
 from collections.abc import Iterator
@@ -22,7 +22,10 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
     """Each imported module, and whether inside a function."""
     tree = ast.parse(path.read_text())
     inner = {
-        id(node) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for node in ast.walk(f)
+        id(node)
+        for f in ast.walk(tree)
+        if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(f)
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

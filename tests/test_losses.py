@@ -52,7 +52,7 @@ def test_loss_of_three_tasks_is_the_sum_of_their_means() -> None:
 @pytest.mark.parametrize("p", [0.9, 0.1])
 def test_balanced_weights_cost_the_same_on_either_side(p: float) -> None:
     found = loss_of([[1], [1], [1], [0]], [[p]] * 4, 0.25, 0.75)
-    assert 4 * found == pytest.approx(1.8060, abs=1e-4)  # 0.75 (ln 10 - ln 0.9 ...) summed over the four
+    assert 4 * found == pytest.approx(1.8060, abs=1e-4)  # 0.75 (-ln 0.9 - ln 0.1)
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,10 @@ def test_the_border_of_a_tumour_is_sharp(drawn: SlideTruth) -> None:
 
 def test_a_level_is_the_mean_of_the_finer_one(drawn: SlideTruth) -> None:
     mean = pixels(drawn).reshape(2048, 2, 2048, 2, 3).mean(axis=(1, 3))
-    off = np.abs(mean - pixels(drawn, 1))
-    assert off.mean() < 2 and np.percentile(off, 99) < 12
+    level_1 = pixels(drawn, 1).astype(float)
+    off, off_by_one = np.abs(mean - level_1).mean(), np.abs(mean - np.roll(level_1, 1, axis=1)).mean()
+    assert abs((mean - level_1).mean()) < 0.5
+    assert off < 4 and off < 0.4 * off_by_one  # what JPEG leaves; a pixel of shift would be far more
 
 
 def test_tumour_mask_has_the_area_on_any_grid(drawn: SlideTruth) -> None:
@@ -176,12 +178,12 @@ def test_a_cohort_has_slides_without_and_with_one_to_three_tumours(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
 def test_memory_does_not_grow_with_the_slide(tmp_path: Path) -> None:
     code = (
-        "import resource; from wsi_pipeline.slide.synthetic import draw_slide;"
+        "from wsi_pipeline.slide.synthetic import draw_slide;"
         f"draw_slide({str(tmp_path / 'a.tif')!r}, size_px=(20000, 20000));"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    scale = 1 if sys.platform == "darwin" else 1024
-    assert int(done.stdout) * scale < 600e6  # its pixels alone are 1.2 GB
+    assert int(done.stdout) * 1024 < 550e6  # its pixels alone are 1.2 GB

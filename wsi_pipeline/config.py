@@ -50,7 +50,11 @@ class TileKnobs(_Section):
     mpp: float = _knob(0.5, "scale of the tiles; within 2 % of a level, its own pixels", unit="um/px", ge=0.05, le=20)
     tile_px: int = _knob(256, "side of a tile", unit="px", ge=32, le=4096)
     stride_px: int | None = _knob(
-        None, "step from tile to tile; tile_px when not given; less overlaps, more leaves gaps", unit="px", ge=1, le=65536
+        None,
+        "step from tile to tile; tile_px when not given; less overlaps, more leaves gaps",
+        unit="px",
+        ge=1,
+        le=65536,
     )
     min_tissue: float = _knob(0.05, "a tile is kept from this share of tissue on", unit="share", ge=0, le=1)
     edge: Literal["pad", "inside"] = _knob("pad", "tiles over the slide's edge: padded with white, or left out")
@@ -182,7 +186,9 @@ def as_yaml(config: Config) -> str:
             lines.append(f"{section}:")
         extra = field.json_schema_extra
         unit = extra.get("unit") if isinstance(extra, dict) else ""
-        lines.append(f"  {knob}: {json.dumps(value)}".ljust(34) + f"# {f'[{unit}] ' if unit else ''}{field.description}")
+        lines.append(
+            f"  {knob}: {json.dumps(value)}".ljust(34) + f"# {f'[{unit}] ' if unit else ''}{field.description}"
+        )
     return "\n".join(lines) + "\n"
 
 

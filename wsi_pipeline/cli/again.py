@@ -32,5 +32,9 @@ def go_on(run_folder: str, until: Stage, config_file: str | None, overrides: tup
 
 def _own(knobs: dict[str, Any], overrides: tuple[str, ...], given: dict[str, Any]) -> Config:
     """The run's own knobs, with those of this call over them."""
-    own = [f"{section}.{name}={yaml.safe_dump(value)}" for section, values in knobs.items() for name, value in values.items()]
+    own = [
+        f"{section}.{name}={yaml.safe_dump(value)}"
+        for section, values in knobs.items()
+        for name, value in values.items()
+    ]
     return load_config(None, [*own, *overrides, *options.named(given)])

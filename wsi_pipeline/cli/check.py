@@ -41,7 +41,7 @@ def check(entries: "Sequence[SlideEntry]", config: "Config") -> int:
     tiles, size = sum(row.tiles or 0 for row in good), sum(row.bytes for row in good)
     pixels = tiles * (config.tiles.tile_px / 256) ** 2
     click.echo(
-        f"{len(rows)} slides, {len(rows) - len(good)} would fail; about {tiles:,} tiles, up to {size / 2**20:,.0f} MiB, "
+        f"{len(rows)} slides, {len(rows) - len(good)} would fail; ~ {tiles:,} tiles, up to {size / 2**20:,.0f} MiB, "
         f"{_minutes(pixels / READ_TILES_S)} of one core to read and store (scoring not counted)"
     )
     return 0 if len(good) == len(rows) else 3 if good else 1

@@ -17,11 +17,15 @@ def command() -> int:
     from wsi_pipeline import __version__
     from wsi_pipeline.cli.trial import trials
 
-    click.echo(f"wsi_pipeline {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    click.echo(
+        f"wsi_pipeline {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    )
     for name in ("openslide-bin", "openslide-python", "tifffile", "zarr", "dask", "rasterio", "torch", "torchvision"):
         click.echo(f"  {name:18} {version(name)}")
     memory, free = psutil.virtual_memory().available, shutil.disk_usage(".").free
-    click.echo(f"  processors         {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}")
+    click.echo(
+        f"  processors         {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"
+    )
     click.echo(f"  memory available   {memory / 2**30:.1f} GiB")
     click.echo(f"  disk free here     {free / 2**30:.1f} GiB")
     gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]

@@ -21,7 +21,17 @@ from wsi_pipeline.pipeline.folder import MARK, RunFolder, now
 from wsi_pipeline.pipeline.run import Scoring, Stage, pictures, run_cohort
 from wsi_pipeline.slide.cohort import SlideEntry
 
-_LIBRARIES = ("dask", "numpy", "openslide-python", "openslide-bin", "rasterio", "tifffile", "torch", "torchvision", "zarr")
+_LIBRARIES = (
+    "dask",
+    "numpy",
+    "openslide-python",
+    "openslide-bin",
+    "rasterio",
+    "tifffile",
+    "torch",
+    "torchvision",
+    "zarr",
+)
 
 
 def work(
@@ -40,9 +50,7 @@ def work(
     results: list[SlideResult] = []
     try:
         with Shown(len(entries)) as shown:
-            for result in run_cohort(
-                entries, folder, config, classifier=classifier, until=until, listen=shown
-            ):
+            for result in run_cohort(entries, folder, config, classifier=classifier, until=until, listen=shown):
                 results.append(result)
     finally:
         code = _exit_code(results, len(entries))

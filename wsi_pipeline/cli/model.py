@@ -11,9 +11,7 @@ from wsi_pipeline.pipeline.score import Classifier
 def load(config: Config) -> tuple[Classifier, dict[str, Any]]:
     """The classifier, and its entry for run.json; its note goes to stderr before any work."""
     knobs = config.model
-    classifier = Classifier(
-        knobs.checkpoint, device=knobs.device, batch=knobs.batch, resample=knobs.resample
-    )
+    classifier = Classifier(knobs.checkpoint, device=knobs.device, batch=knobs.batch, resample=knobs.resample)
     click.echo(f"model {classifier.name} ({classifier.id}) on {classifier.device}", err=True)
     if classifier.note:
         click.echo(f"note: {classifier.note}", err=True)

@@ -7,7 +7,7 @@ import click
 
 from wsi_pipeline.config import Config, load_config
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+Decorator = Callable[[Any], Any]
 
 _CONFIG = [
     click.option("--config", "config_file", metavar="YAML", help="Knobs of the run; `config` prints all."),

@@ -1,4 +1,4 @@
-"""Lesions, tissue and tiles as QuPath GeoJSON: level-0 pixels from the corner that QuPath shows; CAMELYON detections."""
+"""Lesions, tissue and tiles as QuPath GeoJSON, in level-0 pixels from the corner that QuPath counts from."""
 
 import gzip
 import json

@@ -1,16 +1,20 @@
 """ExtentMap: where the cancer is and how much of the tissue it takes, from scored tiles."""
 
 from dataclasses import dataclass
+from math import ceil, nan, sqrt
 
 import numpy as np
 import scipy.ndimage
 
+from wsi_pipeline.errors import StoreError
 from wsi_pipeline.geometry import Mpp, cell_area_mm2
 from wsi_pipeline.scores.store import Scores
 from wsi_pipeline.slide.tissue import TissueMask, fill_holes
 from wsi_pipeline.tiles.grid import TileGrid, tissue_share
 
 Z95 = 1.959964  # two-sided 95 % of the normal distribution
+EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+WHOLE_CELLS = 1e-6  # of a cell: quotients of areas or lengths that are off by less are whole numbers
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,8 @@ class ExtentSettings:
 
     Attributes:
         threshold: probability from which a cell is cancer; None takes the checkpoint's own.
-        min_lesion_um2: connected cancer smaller than this is dropped.
-        max_hole_um2: holes in the cancer up to this are filled (where there is tissue).
+        min_lesion_um2: connected cancer with less tissue than this is dropped.
+        max_hole_um2: holes in the cancer up to this are filled, where there is scored tissue in them.
     """
 
     threshold: float | None = None
@@ -28,14 +32,19 @@ class ExtentSettings:
     max_hole_um2: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExtentMap:
-    """The probability raster of a slide and the areas drawn from it."""
+    """The probability raster of a slide and the areas drawn from it.
 
-    probability: np.ndarray  # (rows, cols) float32, NaN off tissue and where no tile was readable
+    The raster covers the slide; cell (row, col) starts at origin_l0 + (col, row) * cell_l0. Its tissue is
+    either scored, or lies only under tiles that could not be read (unread_mm2), or under no tile at all
+    (unscored_mm2: too little tissue for a tile, or a strip at the slide's edge).
+    """
+
+    probability: np.ndarray  # (rows, cols) float32 P(cancer), NaN off tissue and where no tile was readable
     classes: np.ndarray  # (C, rows, cols) float32, NaN as above
     class_names: tuple[str, ...]
-    cancer: np.ndarray  # (rows, cols) bool
+    cancer: np.ndarray  # (rows, cols) bool, only where there is a probability
     tissue: np.ndarray  # (rows, cols) float32: share 0-1 of the cell that is tissue
     cell_l0: tuple[float, float]  # exact level-0 px (x, y) of a cell
     origin_l0: tuple[float, float]  # level-0 (x, y) of the raster's top left
@@ -49,131 +58,169 @@ class ExtentMap:
     share: float
     share_low: float
     share_high: float
+    unscored_mm2: float = 0.0
 
 
 def map_extent(grid: TileGrid, tissue: TissueMask, scores: Scores, settings: ExtentSettings) -> ExtentMap:
     """Spread the scores of tiles over a raster of cells, decide what is cancer, and measure it.
 
     A cell is one stride step, exact and never rounded. Where tiles overlap, a cell is the mean of the tiles
-    over it, each weighted by the integral over the cell of a separable triangular window that falls from
-    the tile's centre to its edge: the map is sharper than a plain mean, and a constant stays constant. With
-    gaps between tiles a cell stands for its tile and is centred on it. Areas of cells count by their share
-    of tissue.
+    over it, each by `window`: the part of the cell that it covers, times a weight that falls from its
+    centre to its edge, so the map is sharper than a plain mean, and a constant stays constant. With gaps
+    between tiles a cell stands for its tile and is centred on it. Areas count the tissue in a cell.
+
+    Without tissue cancer_mm2 is 0 and the share NaN; with tissue of which nothing was scored all are NaN.
+    Raises StoreError where `scores` are not of the tiles of `grid`.
     """
-    slide = grid.slide
-    cell = grid.step_l0
-    offset = tuple(min(0.0, (foot - step) / 2) for foot, step in zip(grid.footprint_l0, cell, strict=True))
-    origin = (offset[0], offset[1])
-    weights = window(grid.tile_px / grid.stride_px)
-    shape = _raster_shape(grid, origin, len(weights))
-    share = _cell_tissue(grid, tissue, shape, origin)
-    probability = _spread(grid, scores.positive_prob()[:, None], weights, shape, share)[0]
-    classes = _spread(grid, scores.probs, weights, shape, share)
+    if not np.array_equal(grid.rowcol, scores.rowcol):
+        raise StoreError(f"{grid.slide.id}: {len(scores.rowcol)} scores, not of its {len(grid)} tiles; score again")
+    origin, shape = _lay_raster(grid)
+    share = _cell_tissue(grid, tissue, origin, shape)
+    values = np.column_stack([scores.positive_prob(), scores.probs])
+    mean, covered = _average(grid, values, shape)
+    mean[:, share == 0] = nan
+    probability = mean[0]
     threshold = scores.threshold if settings.threshold is None else settings.threshold
-    area = cell_area_mm2(cell, slide.mpp_l0)
-    with np.errstate(invalid="ignore"):
-        cancer = _clean((probability >= threshold) & (share > 0), share > 0, area * 1e6, settings)
-    covered = _spread(grid, np.ones((len(grid), 1), np.float32), weights, shape, share)[0]
-    measured = float((share[cancer].sum(dtype=np.float64)) * area)
-    low, high = _interval(probability, share * area, measured, len(weights), tissue.tissue_mm2)
+    cell_mm2 = cell_area_mm2(grid.step_l0, grid.slide.mpp_l0)
+    cancer = _find_cancer(probability, share, np.float32(threshold), cell_um2=cell_mm2 * 1e6, settings=settings)
+    area_mm2 = share.astype(np.float64) * cell_mm2
+    tissue_mm2 = float(tissue.mask.sum()) * cell_area_mm2(tissue.cell_l0, grid.slide.mpp_l0)
+    unknown = np.isnan(probability)
+    unread_mm2 = float(area_mm2[unknown & covered].sum())
+    scored_mm2 = float(area_mm2[~unknown].sum())
     return ExtentMap(
         probability=probability,
-        classes=classes,
+        classes=mean[1:],
         class_names=scores.class_names,
         cancer=cancer,
         tissue=share,
-        cell_l0=cell,
+        cell_l0=grid.step_l0,
         origin_l0=origin,
-        mpp_l0=slide.mpp_l0,
+        mpp_l0=grid.slide.mpp_l0,
         threshold=float(threshold),
-        tissue_mm2=tissue.tissue_mm2,
-        unread_mm2=float(share[np.isnan(probability) & ~np.isnan(covered)].sum(dtype=np.float64) * area),
-        cancer_mm2=measured,
-        cancer_mm2_low=low,
-        cancer_mm2_high=high,
-        share=_ratio(measured, tissue.tissue_mm2),
-        share_low=_ratio(low, tissue.tissue_mm2),
-        share_high=_ratio(high, tissue.tissue_mm2),
+        tissue_mm2=tissue_mm2,
+        unread_mm2=unread_mm2,
+        unscored_mm2=max(0.0, tissue_mm2 - scored_mm2 - unread_mm2),
+        **_measure(probability, cancer, area_mm2, tissue_mm2, block=ceil(grid.tile_px / grid.stride_px)),
     )
 
 
-def window(cells: float) -> np.ndarray:
-    """Weight of each cell under a tile `cells` cells long: the triangular window integrated over the cell.
+def window(tile_cells: float) -> np.ndarray:
+    """Weight along one axis of a tile in each cell under it, (ceil(tile_cells),) float64 of sum 1.
 
-    The last cell counts by the part of it that the tile covers. They sum to 1.
+    The integral over the cell of a triangle that is highest at the tile's centre and 0 at its edges: the
+    part of the cell under the tile (the last may be covered in part) times the mean weight there.
     """
-    edges = np.minimum(np.arange(np.ceil(cells) + 1), cells) / cells
-    cumulated = np.where(edges < 0.5, 2 * edges**2, 1 - 2 * (1 - edges) ** 2)
-    return np.diff(cumulated)
+    edges = np.minimum(np.arange(ceil(tile_cells) + 1), tile_cells) / tile_cells
+    return np.diff(np.where(edges < 0.5, 2 * edges**2, 1 - 2 * (1 - edges) ** 2))
 
 
-def _raster_shape(grid: TileGrid, origin: tuple[float, float], spread: int) -> tuple[int, int]:
-    """Rows and columns that all tiles reach, without those that lie wholly beyond the slide."""
-    reached = grid.rows + spread - 1, grid.cols + spread - 1
-    sides = zip(reached, grid.slide.size_l0[::-1], origin[::-1], grid.step_l0[::-1], strict=True)
-    rows, cols = (max(1, min(n, int(np.ceil((size - start) / step)))) for n, size, start, step in sides)
-    return rows, cols
+def area_interval(probability: np.ndarray, area_mm2: np.ndarray, cancer: np.ndarray, block: int) -> tuple[float, float]:
+    """95 % interval (low, high) in mm2 of the cancer's area, from what the classifier itself is unsure of.
+
+    Were the probabilities p right, the area would be a sum of draws with mean m = sum of a * p (probabilistic
+    classify and count: Bella et al., ICDM 2010) and the spread of a Poisson-binomial sum in its normal
+    approximation (Keith & O'Connor, EMNLP 2018). Tiles overlap, so cells of one block, `block` cells a side
+    as a tile, count as a single draw: se^2 = sum over blocks of (sum over cells of a sqrt(p (1 - p)))^2.
+    The counted area A (p >= threshold) need not be m: the interval goes from 1.96 se below the smaller of
+    both to 1.96 se above the larger, within 0 and the scored tissue.
+
+    It covers doubt that the classifier shows, such as blurred borders and faint suspicion over much tissue.
+    It does not cover errors made with confidence, a scanner, stain or organ that the model has not learnt, a
+    prevalence far from that of its calibration, errors that reach further than a tile, or unread tissue.
+
+    Args:
+        probability: (rows, cols) P(cancer), NaN where not scored.
+        area_mm2: (rows, cols) tissue of each cell.
+        cancer: (rows, cols) bool, the cells counted.
+    """
+    p = np.nan_to_num(probability).astype(np.float64)
+    counted, expected = float(area_mm2[cancer].sum()), float((area_mm2 * p).sum())
+    doubt = area_mm2 * np.sqrt(p * (1 - p))
+    rows, cols = (range(0, side, block) for side in doubt.shape)
+    blocks = np.add.reduceat(np.add.reduceat(doubt, rows, axis=0), cols, axis=1)
+    margin = Z95 * sqrt(float((blocks**2).sum()))
+    scored = float(area_mm2[~np.isnan(probability)].sum())
+    return max(0.0, min(counted, expected) - margin), min(scored, max(counted, expected) + margin)
+
+
+def _lay_raster(grid: TileGrid) -> tuple[tuple[float, float], tuple[int, int]]:
+    """Level-0 top left (x, y) of the raster and its (rows, cols), so that it covers the slide."""
+    starts, counts = [], []
+    for size, tile, step in zip(grid.slide.size_l0, grid.footprint_l0, grid.step_l0, strict=True):
+        starts.append(min(0.0, (tile - step) / 2))  # below 0 only with gaps: a cell is centred on its tile
+        counts.append(max(1, ceil((size - starts[-1]) / step - WHOLE_CELLS)))
+    return (starts[0], starts[1]), (counts[1], counts[0])
 
 
 def _cell_tissue(
-    grid: TileGrid, tissue: TissueMask, shape: tuple[int, int], origin: tuple[float, float]
+    grid: TileGrid, tissue: TissueMask, origin_l0: tuple[float, float], shape: tuple[int, int]
 ) -> np.ndarray:
-    """Share 0-1 of each cell that is tissue, (rows, cols) float32."""
-    tops = origin[1] + np.arange(shape[0]) * grid.step_l0[1]
-    lefts = origin[0] + np.arange(shape[1]) * grid.step_l0[0]
+    """Share of each cell that is tissue, (rows, cols) float32 in 0-1, exact by area."""
+    (left, top), (step_x, step_y) = origin_l0, grid.step_l0
+    tops, lefts = top + np.arange(shape[0]) * step_y, left + np.arange(shape[1]) * step_x
     return tissue_share(tissue, (tops, lefts), grid.step_l0, grid.slide.size_l0)
 
 
-def _spread(
-    grid: TileGrid, values: np.ndarray, weights: np.ndarray, shape: tuple[int, int], share: np.ndarray
-) -> np.ndarray:
-    """Weighted mean of the tiles over each cell: (N, C) -> (C, rows, cols) float32, NaN where none or no tissue."""
+def _average(grid: TileGrid, values: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean over each cell of the tiles on it: (N, K) -> (K, rows, cols) float32 and (rows, cols) bool.
+
+    Tiles with a NaN add nothing; a cell with no other is NaN. The bools tell where there is any tile, read or
+    not. One axis after the other, as the weights are a product.
+    """
     readable = ~np.isnan(values).any(axis=1)
-    rows, cols = grid.rowcol[readable].T
-    dense = np.zeros((values.shape[1] + 1, grid.rows, grid.cols))
-    dense[:-1, rows, cols] = values[readable].T
-    dense[-1, rows, cols] = 1.0
-    reach = len(weights) - 1
-    total = np.zeros((len(dense), grid.rows + reach, grid.cols + reach))
-    for down, weight in enumerate(weights):
-        for right, other in enumerate(weights):
-            total[:, down : down + grid.rows, right : right + grid.cols] += weight * other * dense
-    total = total[:, : shape[0], : shape[1]]
-    kept = (total[-1] > 0) & (share > 0)
-    mean = np.divide(total[:-1], total[-1], out=np.full(total[:-1].shape, np.nan), where=kept)
-    return mean.astype(np.float32)
+    rows, cols = grid.rowcol.T
+    planes = np.zeros((values.shape[1] + 2, grid.rows, grid.cols))
+    planes[:-2, rows, cols] = np.where(readable[:, None], values, 0.0).T
+    planes[-2, rows, cols] = readable
+    planes[-1, rows, cols] = 1.0
+    weights = window(grid.tile_px / grid.stride_px)
+    total = _spread(_spread(planes, weights, shape[0], axis=1), weights, shape[1], axis=2)
+    weight = total[-2]
+    mean = np.full((values.shape[1], *shape), nan)
+    np.divide(total[:-2], weight, out=mean, where=weight > 0)
+    return np.clip(mean, 0.0, 1.0).astype(np.float32), total[-1] > 0
 
 
-def _clean(cancer: np.ndarray, tissue: np.ndarray, cell_um2: float, settings: ExtentSettings) -> np.ndarray:
-    """Small holes filled where there is tissue, then small specks (8-connected) dropped."""
+def _spread(planes: np.ndarray, weights: np.ndarray, cells: int, *, axis: int) -> np.ndarray:
+    """Sum of what starts in each cell and the ones before it along an axis, by weight; cut or padded to `cells`."""
+    given = np.moveaxis(planes, axis, 0)
+    total = np.zeros((cells, *given.shape[1:]))
+    for offset, weight in enumerate(weights):
+        part = given[: max(0, cells - offset)]
+        total[offset : offset + len(part)] += weight * part
+    return np.moveaxis(total, 0, axis)
+
+
+def _find_cancer(
+    probability: np.ndarray,
+    share: np.ndarray,
+    threshold: np.float32,
+    *,
+    cell_um2: float,
+    settings: ExtentSettings,
+) -> np.ndarray:
+    """Cells (rows, cols) bool at or above the threshold; small holes filled first, then small specks dropped."""
+    cancer = np.nan_to_num(probability, nan=-1.0) >= threshold
     if settings.max_hole_um2 > 0:
-        cancer = fill_holes(cancer, settings.max_hole_um2 / cell_um2) & tissue
+        most_cells = settings.max_hole_um2 / cell_um2 + WHOLE_CELLS
+        cancer = fill_holes(cancer, most_cells) & ~np.isnan(probability)
     if settings.min_lesion_um2 > 0:
-        pieces, count = scipy.ndimage.label(cancer, np.ones((3, 3)))
-        large = np.bincount(pieces.ravel(), minlength=count + 1) * cell_um2 >= settings.min_lesion_um2
-        large[0] = False
-        cancer = large[pieces]
+        pieces, count = scipy.ndimage.label(cancer, EIGHT_NEIGHBOURS)
+        cells = np.bincount(pieces.ravel(), weights=share.ravel(), minlength=count + 1)
+        large = cells + WHOLE_CELLS >= settings.min_lesion_um2 / cell_um2
+        cancer = cancer & large[pieces]
     return cancer
 
 
-def _interval(
-    probability: np.ndarray, area_mm2: np.ndarray, measured: float, block: int, tissue_mm2: float
-) -> tuple[float, float]:
-    """95 % interval of the cancer's area in mm2, from what the classifier itself is unsure of.
-
-    Each block of a tile's side is one draw with its calibrated probability, its cells wholly correlated as
-    they share tiles; the area is then a weighted sum of independent Bernoulli draws, whose variance is the
-    sum over blocks of (sum over cells of a * sqrt(p (1 - p)))^2 (Poisson-binomial, normal approximation:
-    Hodges & Le Cam, Ann. Math. Stat. 31, 1960). It holds as far as the probabilities are calibrated; it does
-    not cover errors made with confidence, nor a scanner or stain that the model never saw.
-    """
-    spread = area_mm2 * np.sqrt(np.clip(np.nan_to_num(probability * (1 - probability)), 0, None))
-    pad = [(0, -n % block) for n in spread.shape]
-    padded = np.pad(spread, pad).astype(np.float64)
-    blocks = padded.reshape(padded.shape[0] // block, block, padded.shape[1] // block, block).sum(axis=(1, 3))
-    error = Z95 * float(np.sqrt((blocks**2).sum()))
-    return max(0.0, measured - error), min(max(measured, tissue_mm2), measured + error)
-
-
-def _ratio(part: float, whole: float) -> float:
-    return min(1.0, part / whole) if whole > 0 else float("nan")
+def _measure(
+    probability: np.ndarray, cancer: np.ndarray, area_mm2: np.ndarray, tissue_mm2: float, *, block: int
+) -> dict[str, float]:
+    """Cancer in mm2 and as a share of all tissue, each with its interval; NaN where nothing is known."""
+    if tissue_mm2 > 0 and np.isnan(probability).all():
+        areas = (nan, nan, nan)
+    else:
+        areas = (float(area_mm2[cancer].sum()), *area_interval(probability, area_mm2, cancer, block))
+    fields = ("cancer_mm2", "cancer_mm2_low", "cancer_mm2_high"), ("share", "share_low", "share_high")
+    shares = [min(1.0, area / tissue_mm2) if tissue_mm2 > 0 else nan for area in areas]
+    return dict(zip(fields[0], areas, strict=True)) | dict(zip(fields[1], shares, strict=True))

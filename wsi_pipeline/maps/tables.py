@@ -1,4 +1,4 @@
-"""Tables: a row a tile (Parquet), a row a slide (CSV and Parquet), a row a failure, and polygons for QGIS (GeoPackage)."""
+"""Tables: a row a tile, a row a slide, a row a failure; and polygons for QGIS (GeoPackage)."""
 
 import csv
 import io
@@ -73,11 +73,9 @@ def write_failures(results: Sequence[SlideResult], folder: str | Path) -> Path:
     return _write_csv(Path(folder) / "failures.csv", [names, *rows])
 
 
-def write_geopackage(
-    path: str | Path, lesions: Sequence[Lesion], tissue: shapely.MultiPolygon, slide: Slide
-) -> Path:
+def write_geopackage(path: str | Path, lesions: Sequence[Lesion], tissue: shapely.MultiPolygon, slide: Slide) -> Path:
     """Layers "lesions" and "tissue": polygons in micrometres, in the frame of the heatmap."""
-    numbers = {
+    numbers: dict[str, np.ndarray] = {
         "number": np.array([lesion.number for lesion in lesions], dtype=np.int32),
         "area_mm2": np.array([lesion.area_mm2 for lesion in lesions], dtype=np.float64),
         "longest_um": np.array([lesion.longest_um for lesion in lesions], dtype=np.float64),
@@ -93,9 +91,7 @@ def write_geopackage(
         return replace_file(path, draft.read_bytes())
 
 
-def _write_layer(
-    path: Path, layer: str, shapes: Sequence[Any], columns: dict[str, np.ndarray], slide: Slide
-) -> None:
+def _write_layer(path: Path, layer: str, shapes: Sequence[Any], columns: dict[str, np.ndarray], slide: Slide) -> None:
     placed = [shapely.transform(shape, lambda xy: l0_to_frame(xy, slide.mpp_l0)) for shape in shapes]
     whole = [shapely.MultiPolygon([shape]) if shape.geom_type == "Polygon" else shape for shape in placed]
     pyogrio.raw.write(

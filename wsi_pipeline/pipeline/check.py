@@ -30,9 +30,7 @@ class Checked:
 def check_slide(entry: SlideEntry, config: Config) -> Checked:
     """Open the slide, look for tissue on a coarse overview, count tiles."""
     try:
-        slide = open_slide(
-            entry.path, slide_id=entry.slide_id, mpp=entry.mpp, mpp_default=config.slide.mpp_default
-        )
+        slide = open_slide(entry.path, slide_id=entry.slide_id, mpp=entry.mpp, mpp_default=config.slide.mpp_default)
     except ScaleError as error:
         return Checked(entry.slide_id, "no_mpp", message=str(error))
     except SlideError as error:

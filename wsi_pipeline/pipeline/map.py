@@ -123,9 +123,7 @@ def _geojson(mapped: _Mapped, stem: Path) -> None:
     slide, polygons = mapped.store.grid.slide, tissue_polygons(mapped.tissue)
     full_frame = mapped.settings.full_frame
     name = mapped.scores.positive[0] if len(mapped.scores.positive) == 1 else "cancer"
-    write_annotations(
-        _path(stem, "lesions.geojson"), mapped.lesions, slide, class_name=name, full_frame=full_frame
-    )
+    write_annotations(_path(stem, "lesions.geojson"), mapped.lesions, slide, class_name=name, full_frame=full_frame)
     write_tissue(
         _path(stem, "tissue.geojson"), polygons, slide, tissue_mm2=mapped.tissue.tissue_mm2, full_frame=full_frame
     )

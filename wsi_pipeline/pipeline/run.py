@@ -167,9 +167,7 @@ def _score(run: Run, work: Work) -> None:
     work.stage = "score"
     assert run.classifier is not None
     store = str(run.folder.store(work.entry.slide_id))
-    scores = run.classifier.score(
-        store, work.scores_key, progress=lambda n: run.listen("tiles_scored", {"tiles": n})
-    )
+    scores = run.classifier.score(store, work.scores_key, progress=lambda n: run.listen("tiles_scored", {"tiles": n}))
     run.tell(
         "scores_done", slide_id=work.entry.slide_id, tiles=len(scores.probs),
         tiles_per_s=round(scores.tiles_per_s, 1), busy_share=round(scores.busy_share, 3),

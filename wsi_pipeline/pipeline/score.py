@@ -37,8 +37,6 @@ class Classifier:
         except StoreError:
             pass
         store = open_store(store_path)
-        scores = score_tiles(
-            store, self._scorer, batch=self._batch, resample=self._resample, progress=progress
-        )
+        scores = score_tiles(store, self._scorer, batch=self._batch, resample=self._resample, progress=progress)
         write_scores(store_path, scores, key=key)
         return scores

@@ -48,10 +48,12 @@ def find_slides(source: str | Path, *, exclude: Sequence[Path] = ()) -> list[Sli
     elif place.exists() or place.is_symlink():
         entries = _named([place], place.parent)
     elif any(mark in str(source) for mark in "*?["):
-        found = [Path(path) for path in glob(str(source), recursive=True)]
-        entries = _named([path for path in found if _is_slide_name(path)], Path(os.path.commonpath(found or ["."])))
+        found = [path for path in map(Path, glob(str(source), recursive=True)) if _is_slide_name(path)]
+        entries = _named(sorted(found), Path(os.path.commonpath([path.parent for path in found])) if found else place)
     else:
-        raise ConfigError(f"{source}: no such file or folder; give a folder of slides, a glob, a slide or a manifest CSV")
+        raise ConfigError(
+            f"{source}: no such file or folder; give a folder of slides, a glob, a slide or a manifest CSV"
+        )
     if not entries:
         raise ConfigError(f"{source}: no slides found; looked for {' '.join(sorted(SUFFIXES))}")
     return sorted(entries, key=lambda entry: entry.slide_id)
@@ -75,7 +77,9 @@ def _walk(folder: Path, exclude: Sequence[Path]) -> list[Path]:
         seen.add((facts.st_dev, facts.st_ino))
         found += (here / name for name in (*files, *folders) if _is_slide_name(here / name))
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and not name.endswith(".zarr") and not _is_slide_name(Path(name))
+            name
+            for name in folders
+            if not name.startswith(".") and not name.endswith(".zarr") and not _is_slide_name(Path(name))
         )
     return sorted(_one_a_series(found))
 
@@ -119,7 +123,9 @@ def _named(paths: Sequence[Path], root: Path) -> list[SlideEntry]:
     for path, slide_id in ids.items():
         if slide_id.casefold() in owners:
             other = owners[slide_id.casefold()]
-            raise ConfigError(f"{other} and {path} would both be {slide_id!r}; rename one, or give a manifest with slide_id")
+            raise ConfigError(
+                f"{other} and {path} would both be {slide_id!r}; rename one, or give a manifest with slide_id"
+            )
         owners[slide_id.casefold()] = path
     return [SlideEntry(slide_id, str(path)) for path, slide_id in ids.items()]
 
@@ -195,5 +201,7 @@ def _mpp(path: Path, number: int, row: dict[str, str], column: str) -> float | N
     except ValueError:
         value = -1.0
     if not 0 < value < float("inf"):
-        raise ConfigError(f"{path.name}, row {number}: {column} {text!r} is no positive number of um/px; correct or clear it")
+        raise ConfigError(
+            f"{path.name}, row {number}: {column} {text!r} is no positive number of um/px; correct or clear it"
+        )
     return value

@@ -52,9 +52,7 @@ def contradicts_objective(mpp: Mpp, objective_power: float | None) -> bool:
     return any(not 1 / OBJECTIVE_FACTOR <= ratio <= OBJECTIVE_FACTOR for ratio in ratios)
 
 
-def tiff_resolution_mpp(
-    x_resolution: float | None, y_resolution: float | None, unit: int | str | None
-) -> Pair | None:
+def tiff_resolution_mpp(x_resolution: float | None, y_resolution: float | None, unit: int | str | None) -> Pair | None:
     """um/px from TIFF resolution tags (pixels per unit; 2 inch, 3 cm); None where the unit or a value is missing."""
     names = {"inch": 2, "cm": 3, "centimeter": 3, "centimetre": 3}
     code = names.get(unit.lower()) if isinstance(unit, str) else unit

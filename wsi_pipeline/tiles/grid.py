@@ -82,14 +82,17 @@ def lay_grid(
 
     Both give one padded tile where the slide is smaller than a tile; strips under half a level-0 pixel do
     not count. A tile is kept where tissue covers at least `min_tissue` (0-1) of its footprint, and any at
-    all: `min_tissue` = 0 keeps whatever touches tissue. What lies beyond the slide is no tissue.
+    all: `min_tissue` = 0 keeps whatever touches tissue. Of a tile that
+    reaches over the edge the part inside the slide is its footprint, so a slide smaller than a tile keeps it.
     """
     step, footprint = step_l0(stride_px, mpp, slide.mpp_l0), step_l0(tile_px, mpp, slide.mpp_l0)
     cols, rows = (
         tiles_along(size, tile, stride, edge)
         for size, tile, stride in zip(slide.size_l0, footprint, step, strict=True)
     )
-    share = tissue_share(tissue, _starts(rows, cols, step), footprint, slide.size_l0)
+    starts = _starts(rows, cols, step)
+    share = tissue_share(tissue, starts, footprint, slide.size_l0) / _inside(starts, footprint, slide.size_l0)
+    share = np.minimum(share, 1).astype(np.float32)
     kept = (share >= np.float32(min_tissue)) & (share > 0)
     return TileGrid(
         slide=slide,
@@ -130,6 +133,16 @@ def tissue_share(
     by_tile = _sums_between(by_row.T, *_in_cells(lefts, width, cell_x, limit_l0=size_l0[0])).T
     share = by_tile * (cell_x * cell_y / (width * height))
     return np.minimum(share, 1.0).astype(np.float32)
+
+
+def _inside(
+    starts_l0: tuple[np.ndarray, np.ndarray], footprint_l0: tuple[float, float], size_l0: tuple[int, int]
+) -> np.ndarray:
+    """Share of each tile that lies inside the slide, (rows, cols)."""
+    (tops, lefts), (width, height) = starts_l0, footprint_l0
+    down = np.clip(size_l0[1] - tops, 1, height) / height
+    along = np.clip(size_l0[0] - lefts, 1, width) / width
+    return down[:, None] * along
 
 
 def _starts(rows: int, cols: int, step: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
