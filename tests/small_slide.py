@@ -28,9 +28,7 @@ def all_tissue(slide: Slide, cell: int = 16) -> TissueMask:
     return TissueMask(np.ones(cells, bool), (float(cell), float(cell)), thumbnail, {"saturation": 12.0}, 0.02)
 
 
-def a_grid(
-    slide: Slide, tissue: TissueMask | None = None, *, tile: int = TILE, **options: object
-) -> TileGrid:
+def a_grid(slide: Slide, tissue: TissueMask | None = None, *, tile: int = TILE, **options: object) -> TileGrid:
     """80 tiles of 32 px on the slide of `a_slide`, all of it tissue."""
     known = {"tile_px": tile, "stride_px": tile, "mpp": slide.mpp_l0, "min_tissue": 0.5} | options
     return lay_grid(slide, tissue or all_tissue(slide), **known)

@@ -113,7 +113,7 @@ def test_tissue_share_equals_counting_pixels(cells, cell, tile, stride, cut):
     counted = {}
     for row, col in np.ndindex(grid.rows, grid.cols):
         window = pixels[row * stride : row * stride + tile, col * stride : col * stride + tile]
-        counted[(row, col)] = window.sum() / tile**2
+        counted[(row, col)] = window.mean() if window.size else 0.0
     kept = {cell_: share for cell_, share in counted.items() if share > 0}
     assert [tuple(rowcol) for rowcol in grid.rowcol.tolist()] == sorted(kept)
     assert grid.tissue == pytest.approx([kept[key] for key in sorted(kept)], rel=1e-5)
@@ -129,17 +129,18 @@ def test_an_island_far_smaller_than_a_tile_keeps_its_tile(min_tissue):
     assert grid.tissue == pytest.approx([4 / 1e6])
 
 
-def test_a_full_tile_passes_min_tissue_1_and_a_padded_one_does_not():
+def test_min_tissue_1_keeps_a_padded_tile_whose_part_inside_the_slide_is_all_tissue():
     slide = a_slide(250, 100)
     grid = grid_of(slide, all_tissue(slide, 7.3), 100, 100, min_tissue=1.0)
-    assert grid.rowcol.tolist() == [[0, 0], [0, 1]]
-    assert grid.cols == 3
+    assert grid.rowcol.tolist() == [[0, 0], [0, 1], [0, 2]]
+    assert grid.tissue.tolist() == [1, 1, 1]
 
 
-def test_what_lies_beyond_the_slide_is_no_tissue():
+def test_a_slide_smaller_than_a_tile_keeps_one_padded_tile():
     slide = a_slide(50, 50)
     grid = grid_of(slide, all_tissue(slide, 64.0), 100, 100)
-    assert grid.tissue == pytest.approx([0.25])
+    assert grid.rowcol.tolist() == [[0, 0]]
+    assert grid.tissue == pytest.approx([1.0])
 
 
 def test_no_tissue_gives_no_tiles_of_the_same_type():

@@ -203,7 +203,7 @@ def test_a_slide_smaller_than_a_tile_keeps_its_tissue() -> None:
 @pytest.mark.parametrize("pen", [None, "blue", "green", "red", "black"], ids=str)
 def test_a_drawn_slide_gives_back_its_tissue_area(tmp_path: Path, pen: str | None) -> None:
     truth = draw_slide(
-        tmp_path / "a.tif", size_px=(6000, 6000), tumours=[Tumour(1500, 1600, 300, 200)], pen=pen
+        tmp_path / "a.tif", size_px=(4000, 4000), tumours=[Tumour(1000, 1100, 200, 150)], pen=pen
     )
     with SlideReader(open_slide(truth.path)) as reader:
         tissue = find_tissue(reader, SETTINGS)

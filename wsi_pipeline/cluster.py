@@ -204,9 +204,7 @@ def _local_client(n_workers: int) -> Iterator[Client]:
     """
     with (
         tempfile.TemporaryDirectory(prefix="wsi_pipeline-", ignore_cleanup_errors=True) as scratch,
-        dask.config.set(
-            {"distributed.nanny.pre-spawn-environ": _ENVIRONMENT, "temporary-directory": scratch}
-        ),
+        dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT, "temporary-directory": scratch}),
         LocalCluster(
             n_workers=n_workers,
             threads_per_worker=1,

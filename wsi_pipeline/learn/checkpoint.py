@@ -23,6 +23,8 @@ from wsi_pipeline.learn.card import RESEARCH_USE, Card, parse_card
 from wsi_pipeline.learn.models import build_densenet
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
+# What torch's reader raises on bytes that are no weights: it steps through them as if they were.
+_NO_WEIGHTS = (RuntimeError, OSError, EOFError, ValueError, TypeError, AttributeError, LookupError)
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training loops put the weights
 
 
@@ -153,7 +155,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             f"{path}: holds more than weights; unpickling it can run any code, so it is refused. "
             f"Where it was made, save model.state_dict() with safetensors.torch.save_file"
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
+    except _NO_WEIGHTS as error:
         reason = (str(error).splitlines() or ["empty"])[0]
         raise ModelError(f"{path}: cannot be read as weights ({reason}); save a state_dict") from None
     for wrapper in _WRAPPERS:

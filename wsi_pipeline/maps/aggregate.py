@@ -14,7 +14,16 @@ from wsi_pipeline.slide.reader import Slide
 
 @dataclass(frozen=True)
 class SlideResult:
-    """One row of slides.csv. Numbers that do not exist are NaN, texts that do not exist are empty."""
+    """One row of slides.csv. Numbers that do not exist are NaN, texts that do not exist are empty or None.
+
+    Attributes:
+        metastasis_class: of the longest lesion, "negative", "itc", "micro" or "macro"; empty without a score.
+        probability: that the slide holds cancer, 0-1.
+        share, share_low, share_high: cancer / tissue, 0-1, with its 95 % interval.
+        unread_mm2, unscored_mm2: tissue in tissue_mm2 without a probability, see `ExtentMap`.
+        longest_um: of the longest lesion, which need not be the largest.
+        stage, error, message: where a slide ended that came to no map, the error's name, its words.
+    """
 
     slide_id: str
     status: str
@@ -25,6 +34,7 @@ class SlideResult:
     share_high: float = nan
     tissue_mm2: float = nan
     unread_mm2: float = nan
+    unscored_mm2: float = nan
     cancer_mm2: float = nan
     cancer_mm2_low: float = nan
     cancer_mm2_high: float = nan
@@ -55,10 +65,12 @@ def summarise(
     slide: Slide,
     warnings: Sequence[str] = (),
 ) -> SlideResult:
-    """One slide's row. Its probability is the highest of the map: one sure place makes a slide positive.
+    """The row of a slide that was mapped.
 
-    The map, not the tiles, so that with overlap several tiles must agree (the slide score of Liu et al. 2017,
-    arXiv 1703.02442, is the maximum of the heatmap).
+    Its probability is the highest of the map: a single sure place makes a slide positive (Liu et al. 2017,
+    arXiv 1703.02442, score a slide by the maximum of its heatmap). Of the map and not of the tiles: where
+    they overlap several must agree. It ranks slides and goes by no clean-up, so a slide may be probable
+    though its one speck is too small for a lesion. NaN, and no class, where nothing was scored.
     """
     known = extent.probability[~np.isnan(extent.probability)]
     longest = max((lesion.longest_um for lesion in lesions), default=None)
@@ -72,6 +84,7 @@ def summarise(
         share_high=extent.share_high,
         tissue_mm2=extent.tissue_mm2,
         unread_mm2=extent.unread_mm2,
+        unscored_mm2=extent.unscored_mm2,
         cancer_mm2=extent.cancer_mm2,
         cancer_mm2_low=extent.cancer_mm2_low,
         cancer_mm2_high=extent.cancer_mm2_high,

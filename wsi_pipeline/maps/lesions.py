@@ -8,33 +8,50 @@ import shapely
 from scipy.spatial.distance import pdist
 from shapely import MultiPolygon
 
-from wsi_pipeline.geometry import Mpp, cell_area_mm2
-from wsi_pipeline.maps.extent import ExtentMap
+from wsi_pipeline.geometry import cell_area_mm2
+from wsi_pipeline.maps.extent import EIGHT_NEIGHBOURS, ExtentMap
 from wsi_pipeline.slide.outline import outline
 
-ITC_UM, MICRO_UM = 200.0, 2000.0  # largest diameters of isolated tumour cells and of a micrometastasis
+ITC_UM, MICRO_UM = 200.0, 2000.0  # longest diameters of isolated tumour cells and of a micrometastasis
+_NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # (row, col) steps across the four edges of a cell
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """One 8-connected piece of cancer."""
+    """One 8-connected piece of cancer.
 
-    number: int  # 1 = largest
+    Attributes:
+        number: 1 for the largest area.
+        area_mm2: tissue in its cells; over all lesions it adds up to the map's cancer.
+        longest_um: longest diameter (maximum Feret), see `find_lesions`.
+        centroid_um, centroid_l0: centre of its tissue (x, y), y down; may lie outside a bent lesion.
+        mean_probability, max_probability: over its cells.
+        tiles: its cells, one stride step each.
+        polygon: outline of its cells in level-0 px, y down, holes kept.
+    """
+
+    number: int
     area_mm2: float
     longest_um: float
-    centroid_um: tuple[float, float]  # (x, y), y down
+    centroid_um: tuple[float, float]
     centroid_l0: tuple[float, float]
     mean_probability: float
     max_probability: float
-    tiles: int  # raster cells
-    polygon: MultiPolygon  # level-0 px, y down, holes kept
+    tiles: int
+    polygon: MultiPolygon
 
 
 def find_lesions(extent: ExtentMap) -> tuple[Lesion, ...]:
-    """The lesions of a map, largest area first; their areas add up to the map's cancer."""
-    pieces, count = scipy.ndimage.label(extent.cancer, np.ones((3, 3)))
+    """The lesions of a map, largest area first, of equal ones the first from the top left.
+
+    The longest diameter is taken between the points where the map crosses the threshold on its way from a
+    cell's centre to that of the cell beyond the lesion's edge, and half-way to a cell without a probability.
+    Between corners of cells a disc would come out three quarters of a cell too long.
+    """
+    pieces, count = scipy.ndimage.label(extent.cancer, EIGHT_NEIGHBOURS)
+    framed = np.pad(extent.probability, 1, constant_values=np.nan)
     found = [
-        _measure(extent, pieces[box] == number, (box[0].start, box[1].start))
+        _measure(extent, framed, pieces[box] == number, (box[0].start, box[1].start))
         for number, box in enumerate(scipy.ndimage.find_objects(pieces, count), start=1)
     ]
     found.sort(key=lambda lesion: -lesion.area_mm2)
@@ -42,42 +59,55 @@ def find_lesions(extent: ExtentMap) -> tuple[Lesion, ...]:
 
 
 def metastasis_class(longest_um: float | None) -> str:
-    """CAMELYON's class of a slide by its largest lesion: negative, itc (<= 0.2 mm), micro (<= 2 mm) or macro."""
+    """CAMELYON's class of a slide by its longest lesion: negative, itc (<= 0.2 mm), micro (<= 2 mm) or macro."""
     if longest_um is None:
         return "negative"
     return "itc" if longest_um <= ITC_UM else "micro" if longest_um <= MICRO_UM else "macro"
 
 
-def _measure(extent: ExtentMap, cells: np.ndarray, corner: tuple[int, int]) -> Lesion:
-    """One piece: `cells` (rows, cols) bool from raster cell `corner` (row, col) on."""
-    rows, cols = np.nonzero(cells)
-    rows, cols = rows + corner[0], cols + corner[1]
-    (cell_x, cell_y), (left, top) = extent.cell_l0, extent.origin_l0
-    area = extent.tissue[rows, cols].astype(np.float64)
-    weight = np.maximum(area, 1e-9)
-    centre = (
-        left + cell_x * (float(np.average(cols, weights=weight)) + 0.5),
-        top + cell_y * (float(np.average(rows, weights=weight)) + 0.5),
-    )
-    known = extent.probability[rows, cols]
-    known = known[~np.isnan(known)]
-    origin = (left + corner[1] * cell_x, top + corner[0] * cell_y)
-    polygon = outline(cells, cell_l0=extent.cell_l0, origin_l0=origin)
-    mpp = extent.mpp_l0
+def _measure(extent: ExtentMap, framed: np.ndarray, cells: np.ndarray, corner: tuple[int, int]) -> Lesion:
+    """One piece: `cells` (rows, cols) bool from raster cell `corner` (row, col) on; `framed` by a cell of NaN."""
+    (cell_x, cell_y), (left, top), mpp = extent.cell_l0, extent.origin_l0, extent.mpp_l0
+    local = np.argwhere(cells)
+    rows, cols = (local + corner).T
+    tissue = extent.tissue[rows, cols].astype(np.float64)
+    row, col = np.average(local + corner + 0.5, axis=0, weights=tissue)
+    centre = float(left + col * cell_x), float(top + row * cell_y)
+    probability = extent.probability[rows, cols].astype(np.float64)
+    origin = left + corner[1] * cell_x, top + corner[0] * cell_y
+    around = framed[corner[0] :, corner[1] :][: cells.shape[0] + 2, : cells.shape[1] + 2]
+    edge_l0 = _edge_points(around, np.pad(cells, 1), extent.threshold)[:, ::-1] * extent.cell_l0
     return Lesion(
         number=0,
-        area_mm2=float(area.sum()) * cell_area_mm2(extent.cell_l0, mpp),
-        longest_um=_longest_um(polygon, mpp),
+        area_mm2=float(tissue.sum()) * cell_area_mm2(extent.cell_l0, mpp),
+        longest_um=_longest(edge_l0 * (mpp.x, mpp.y)),
         centroid_um=(centre[0] * mpp.x, centre[1] * mpp.y),
         centroid_l0=centre,
-        mean_probability=float(known.mean()) if known.size else float("nan"),
-        max_probability=float(known.max()) if known.size else float("nan"),
+        mean_probability=float(probability.mean()),
+        max_probability=float(probability.max()),
         tiles=len(rows),
-        polygon=polygon,
+        polygon=outline(cells, cell_l0=extent.cell_l0, origin_l0=origin),
     )
 
 
-def _longest_um(polygon: MultiPolygon, mpp: Mpp) -> float:
-    """Largest distance of two corners (maximum Feret diameter) in um, x and y apart."""
-    corners = shapely.get_coordinates(polygon.convex_hull) * (mpp.x, mpp.y)
-    return float(pdist(corners).max())
+def _edge_points(probability: np.ndarray, inside: np.ndarray, threshold: float) -> np.ndarray:
+    """Where the map crosses the threshold around the cells `inside`, none at the border: (N, 2) [row, col]."""
+    points = []
+    for step in _NEIGHBOURS:
+        beyond = np.roll(inside, (-step[0], -step[1]), axis=(0, 1))
+        places = np.argwhere(inside & ~beyond)
+        here, there = probability[tuple(places.T)], probability[tuple((places + step).T)]
+        points.append(places + _crossing(here, there, threshold)[:, None] * step)
+    return np.concatenate(points)
+
+
+def _crossing(here: np.ndarray, there: np.ndarray, threshold: float) -> np.ndarray:
+    """Part 0-1 of the way from a cell's centre to the next at which `threshold` is crossed; else half-way."""
+    crosses = (here >= threshold) & (there < threshold)  # False for NaN
+    return np.divide(here - threshold, here - there, out=np.full(len(here), 0.5), where=crosses)
+
+
+def _longest(points: np.ndarray) -> float:
+    """The largest distance between two of (N, 2) points, N >= 2."""
+    hull = shapely.get_coordinates(shapely.convex_hull(shapely.multipoints(points)))
+    return float(pdist(hull).max())

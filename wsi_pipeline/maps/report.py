@@ -4,6 +4,7 @@ import os
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from io import BytesIO
@@ -49,11 +50,11 @@ FACT_WORDS = {
 }
 
 COLUMNS = (  # heading, what it means
-    ("Tumour", "Area called tumour, in mm²; below it the range given with it"),
+    ("Tumour", "Area called tumour; below it the 95 % interval"),
     ("Tissue", "Area of tissue found on the slide"),
-    ("Share", "Tumour area / tissue area"),
+    ("Share", "Tumour area / tissue area, with its 95 % interval"),
     ("Longest lesion", "Longest diameter of a connected tumour area; below it its class and their number"),
-    ("P(slide)", "Probability that the slide holds tumour"),
+    ("P(slide)", "Highest probability in the map: how sure the model is of the surest place"),
 )
 
 
@@ -112,13 +113,15 @@ def write_report(
         OSError: the page cannot be written; a picture that cannot be read is only left out.
     """
     side = _picture_side(len(rows))
-    small = [_inline_all(pictures.get(result.slide_id, {}), Path(folder), side) for result in rows]
+    with ThreadPoolExecutor() as pool:  # decoding PNGs takes nearly all of the time, and frees the GIL
+        shown = [pictures.get(result.slide_id, {}) for result in rows]
+        small = list(pool.map(lambda paths: _inline_all(paths, Path(folder), side), shown))
     template = files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = page.from_string(template).render(
-        name=str(run.get("name", "")),
+        name=str(run.get("name") or ""),
         facts=_facts(run),
-        model_note=str(run.get("model_note", "")),
+        model_note=str(run.get("model_note") or ""),
         counts=_counts(rows),
         totals=_totals(rows),
         rows=[_row(result, pair) for result, pair in zip(rows, small, strict=True)],
@@ -215,13 +218,14 @@ def _slide_facts(result: SlideResult) -> list[str]:
 def _cells(result: SlideResult) -> tuple[Cell, ...]:
     """The numbers of a row, in the order of COLUMNS."""
     unread = f"{say_area(result.unread_mm2)} not read" if result.unread_mm2 > 0 else ""
+    scored = not isnan(result.probability)
     area_span = say_span(result.cancer_mm2_low, result.cancer_mm2_high, unit="mm²")
     share_span = say_span(100 * result.share_low, 100 * result.share_high, unit="%")
     return (
-        _cell(result.cancer_mm2, say_area, area_span),
+        _cell(result.cancer_mm2 if scored else nan, say_area, area_span),
         _cell(result.tissue_mm2, say_area, unread),
-        _cell(result.share, say_share, share_span),
-        _lesion_cell(result),
+        _cell(result.share if scored else nan, say_share, share_span),
+        _lesion_cell(result) if scored else Cell(DASH),
         _cell(result.probability, "{:.3f}".format),
     )
 
@@ -232,8 +236,6 @@ def _cell(value: float, say: Callable[[float], str], below: str = "") -> Cell:
 
 def _lesion_cell(result: SlideResult) -> Cell:
     """The longest lesion, its class by length, and how many there are."""
-    if isnan(result.cancer_mm2):
-        return Cell(DASH)
     name = SIZE_CLASSES.get(result.metastasis_class, result.metastasis_class)
     if not result.lesions:
         return Cell("none", name, "0")
@@ -268,7 +270,7 @@ def _totals(rows: Sequence[SlideResult]) -> list[tuple[str, str]]:
         ("slides", f"{len(rows):,}"),
         ("with tumour", f"{with_tumour:,}"),
         ("tissue", say_area(_total([result.tissue_mm2 for result in rows]))),
-        ("tumour", say_area(_total([result.cancer_mm2 for result in rows]))),
+        ("tumour", say_area(_total([result.cancer_mm2 for result in rows if not isnan(result.probability)]))),
     ]
 
 

@@ -186,10 +186,14 @@ def _check_tumours(tumours: Sequence[Tumour], outlines: Sequence[Blob]) -> None:
 def _place_tumours(rng: np.random.Generator, outlines: Sequence[Blob], count: int) -> list[Tumour]:
     """`count` tumours of varied size at random places that _check_tumours accepts."""
     tumours: list[Tumour] = []
+    largest = (
+        0.55  # of the shorter half axis of their piece; less with each try, so that there is always room
+    )
     while len(tumours) < count:
         home = outlines[int(rng.integers(len(outlines)))]
         x, y = rng.uniform(-0.8, 0.8, 2) * (home.rx_um, home.ry_um) + (home.x_um, home.y_um)
-        rx = np.exp(rng.uniform(np.log(0.08), np.log(0.4))) * min(home.rx_um, home.ry_um)
+        rx = np.exp(rng.uniform(np.log(0.3 * largest), np.log(largest))) * min(home.rx_um, home.ry_um)
+        largest *= 0.97
         candidate = Tumour(float(x), float(y), float(rx), float(rx * rng.uniform(0.6, 1.4)))
         try:
             _check_tumours([*tumours, candidate], outlines)

@@ -87,8 +87,7 @@ def lay_grid(
     """
     step, footprint = step_l0(stride_px, mpp, slide.mpp_l0), step_l0(tile_px, mpp, slide.mpp_l0)
     cols, rows = (
-        tiles_along(size, tile, stride, edge)
-        for size, tile, stride in zip(slide.size_l0, footprint, step, strict=True)
+        tiles_along(size, tile, stride, edge) for size, tile, stride in zip(slide.size_l0, footprint, step, strict=True)
     )
     starts = _starts(rows, cols, step)
     share = tissue_share(tissue, starts, footprint, slide.size_l0) / _inside(starts, footprint, slide.size_l0)

@@ -47,11 +47,7 @@ def write_attributes(
         "grid": {name: getattr(grid, name) for name in _GRID_NUMBERS}
         | {"mpp": asdict(grid.mpp), "read_level": _read_level(grid)},
         "store": dict(store),
-        "tissue": {
-            item.name: getattr(tissue, item.name)
-            for item in fields(tissue)
-            if item.name not in _TISSUE_ARRAYS
-        },
+        "tissue": {item.name: getattr(tissue, item.name) for item in fields(tissue) if item.name not in _TISSUE_ARRAYS},
         "settings": dict(settings),
     }
 
@@ -78,9 +74,7 @@ def lay_pixels(group: zarr.Group, n_tiles: int, tile_px: int, shard_tiles: int) 
         compressors=_ZSTD,
         dimension_names=("tile", "tile_row_px", "tile_col_px", "rgb"),
     )
-    group.create_array(
-        "readable", shape=(n_tiles,), dtype="bool", chunks=(shard_tiles,), dimension_names=("tile",)
-    )
+    group.create_array("readable", shape=(n_tiles,), dtype="bool", chunks=(shard_tiles,), dimension_names=("tile",))
 
 
 def read_attributes(group: zarr.Group) -> dict[str, Any]:
@@ -106,9 +100,7 @@ def read_grid(group: zarr.Group) -> TileGrid:
 def read_tissue(group: zarr.Group) -> TissueMask:
     """The tissue mask and thumbnail that were written."""
     known = _tuples(read_attributes(group)["tissue"])
-    return TissueMask(
-        mask=read_array(group, "tissue_mask"), thumbnail=read_array(group, "thumbnail"), **known
-    )
+    return TissueMask(mask=read_array(group, "tissue_mask"), thumbnail=read_array(group, "thumbnail"), **known)
 
 
 def read_array(group: zarr.Group, name: str) -> np.ndarray:
