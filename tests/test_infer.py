@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 class FakeGrid:
     """As much of a TileGrid as scoring looks at."""
 
-    tile_px: int = 64
-    mpp: Mpp = Mpp(0.5, 0.5)
+    tile_px: int
+    mpp: Mpp
     rowcol: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int32))
 
 

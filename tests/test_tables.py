@@ -26,13 +26,14 @@ def test_ids_stay_text_in_both_slide_tables(tmp_path):
 
 def test_a_number_that_does_not_exist_is_empty_in_the_csv(tmp_path):
     as_csv, _ = write_slides_table([without_result("a", "no_mpp", message="no mpp")], tmp_path)
-    (row,) = csv.DictReader(as_csv.open())
+    (row,) = csv.DictReader(as_csv.read_text().splitlines())
     assert (row["cancer_mm2"], row["status"], row["message"]) == ("", "no_mpp", "no mpp")
 
 
 def test_failures_lists_only_slides_that_came_to_no_map(tmp_path):
     bad = without_result("b", "unreadable", stage="open", error="SlideError", message="empty file")
-    rows = list(csv.DictReader(write_failures([a_result("a"), bad], tmp_path).open()))
+    path = write_failures([a_result("a"), bad], tmp_path)
+    rows = list(csv.DictReader(path.read_text().splitlines()))
     assert rows == [
         {"slide_id": "b", "status": "unreadable", "stage": "open", "error": "SlideError", "message": "empty file"}
     ]

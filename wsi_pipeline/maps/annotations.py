@@ -1,4 +1,4 @@
-"""Lesions, tissue and tiles as QuPath GeoJSON, in level-0 pixels from the corner that QuPath counts from."""
+"""Lesions, tissue and scored tiles as QuPath GeoJSON, in the level-0 pixels that QuPath shows; CAMELYON detections."""
 
 import gzip
 import json
@@ -18,7 +18,8 @@ from wsi_pipeline.scores.store import Scores
 from wsi_pipeline.slide.reader import Slide
 from wsi_pipeline.tiles.grid import TileGrid
 
-LESION_RGB, TISSUE_RGB, TILE_RGB = [200, 30, 30], [40, 110, 60], [120, 120, 120]
+LESION_RGB, TISSUE_RGB = (200, 30, 30), (40, 110, 60)
+TILES_AT_ONCE = 4096  # of which the text is in memory
 
 
 def write_annotations(
@@ -29,16 +30,19 @@ def write_annotations(
     class_name: str,
     full_frame: bool = False,
 ) -> Path:
-    """The lesions as locked QuPath annotations, holes kept, with their measurements."""
+    """The lesions as locked QuPath annotations, holes kept, with their measurements.
+
+    Coordinates count from the corner that QuPath shows, or with `full_frame` from that of the slide; see
+    `qupath_shift`. Ids come from slide and number, so that a second run gives the same file. Raises OSError
+    where it cannot be written.
+    """
     shift = qupath_shift(slide, full_frame=full_frame)
     features = [
-        _feature(
+        _annotation(
             f"{slide.id}/lesion/{lesion.number}",
-            "annotation",
             _moved(lesion.polygon, shift),
-            class_name=class_name,
-            rgb=LESION_RGB,
             name=f"Lesion {lesion.number}",
+            classification=_classification(class_name, LESION_RGB),
             measurements={
                 "area_mm2": lesion.area_mm2,
                 "longest_diameter_um": lesion.longest_um,
@@ -55,28 +59,33 @@ def write_annotations(
 def write_tissue(
     path: str | Path, tissue: shapely.MultiPolygon, slide: Slide, *, tissue_mm2: float, full_frame: bool = False
 ) -> Path:
-    """The tissue outline as one locked QuPath annotation; none where there is no tissue."""
-    moved = _moved(tissue, qupath_shift(slide, full_frame=full_frame))
-    feature = _feature(
+    """The tissue outline (level-0 px) as one locked QuPath annotation; no feature where there is no tissue."""
+    feature = _annotation(
         f"{slide.id}/tissue",
-        "annotation",
-        moved,
-        class_name="Tissue",
-        rgb=TISSUE_RGB,
+        _moved(tissue, qupath_shift(slide, full_frame=full_frame)),
         name="Tissue",
+        classification=_classification("Tissue", TISSUE_RGB),
         measurements={"area_mm2": tissue_mm2},
     )
     return _write_collection(path, [] if tissue.is_empty else [feature])
 
 
 def write_tiles(path: str | Path, grid: TileGrid, scores: Scores, *, full_frame: bool = False) -> Path:
-    """Every scored tile as a QuPath tile object with its probabilities, gzipped; written as a stream."""
+    """Every tile as a QuPath tile object with measurements `prob_<class>`, gzipped; written as a stream.
+
+    A tile at or above the model's threshold has the class of the lesions, the others none. Memory does not
+    grow with the number of tiles; equal tiles give equal bytes. Raises OSError where it cannot be written.
+    """
     path = Path(path)
     partial = path.with_name(f".{uuid4().hex}.partial")
+    shift = qupath_shift(grid.slide, full_frame=full_frame)
     try:
         with partial.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
-            for piece in _tile_collection(grid, scores, qupath_shift(grid.slide, full_frame=full_frame)):
-                file.write(piece.encode("utf-8", "replace"))
+            file.write(b'{"type": "FeatureCollection", "features": [\n')
+            for start in range(0, len(grid), TILES_AT_ONCE):
+                lines = ",\n".join(json.dumps(tile) for tile in _tiles(grid, scores, start, shift=shift))
+                file.write((",\n" if start else "").encode() + lines.encode())
+            file.write(b"\n]}\n")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -84,16 +93,26 @@ def write_tiles(path: str | Path, grid: TileGrid, scores: Scores, *, full_frame:
 
 
 def write_detections(path: str | Path, lesions: Sequence[Lesion]) -> Path:
-    """CAMELYON's detections, `confidence,x,y` a lesion: level-0 pixels, no header."""
-    lines = [
-        f"{lesion.max_probability:.4f},{round(lesion.centroid_l0[0])},{round(lesion.centroid_l0[1])}\n"
-        for lesion in lesions
-    ]
+    """CAMELYON's detections: a line `confidence,x,y` a lesion, level-0 px of the full slide, no header.
+
+    The confidence is the lesion's highest probability; the point its centroid or, where that lies outside,
+    a point within, as a point beside the lesion would count as a false positive.
+    """
+    lines = []
+    for lesion in lesions:
+        centre = shapely.Point(lesion.centroid_l0)
+        point = centre if lesion.polygon.covers(centre) else lesion.polygon.representative_point()
+        lines.append(f"{lesion.max_probability:.6f},{round(point.x)},{round(point.y)}\n")
     return replace_file(path, "".join(lines).encode())
 
 
+def cancer_name(positive: Sequence[str]) -> str:
+    """What the classes that count as cancer are called together."""
+    return positive[0] if len(positive) == 1 else "cancer"
+
+
 def qupath_shift(slide: Slide, *, full_frame: bool) -> tuple[int, int]:
-    """Level-0 (x, y) of the corner that QuPath counts from: it crops to bounds that differ in width and height."""
+    """Level-0 (x, y) that QuPath counts from: it crops to bounds that differ from the slide in width and height."""
     if full_frame or slide.bounds_l0 is None:
         return 0, 0
     x, y, width, height = slide.bounds_l0
@@ -101,50 +120,67 @@ def qupath_shift(slide: Slide, *, full_frame: bool) -> tuple[int, int]:
     return (x, y) if cropped else (0, 0)
 
 
-def _tile_collection(grid: TileGrid, scores: Scores, shift: tuple[int, int]) -> Iterator[str]:
-    yield '{"type": "FeatureCollection", "features": [\n'
-    corners = grid.xy_l0 - np.asarray(shift)
-    width, height = grid.footprint_l0
-    for k, (x, y) in enumerate(corners.tolist()):
-        box = shapely.box(x, y, x + round(width), y + round(height))
-        measurements = dict(zip((f"prob_{c}" for c in scores.class_names), scores.probs[k].tolist(), strict=True))
-        feature = _feature(
-            f"{grid.slide.id}/tile/{k}", "tile", box, class_name="Tile", rgb=TILE_RGB, measurements=measurements
-        )
-        yield ("" if k == 0 else ",\n") + json.dumps(feature)
-    yield "\n]}\n"
+def _tiles(grid: TileGrid, scores: Scores, start: int, *, shift: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """The features of up to TILES_AT_ONCE tiles from `start` on."""
+    boxes = grid.boxes_l0(start, min(start + TILES_AT_ONCE, len(grid)))
+    corners = np.hstack([boxes[:, :2] - shift, boxes[:, :2] + boxes[:, 2:] - shift]).round(2).tolist()
+    probabilities = scores.probs[start : start + TILES_AT_ONCE].tolist()
+    cancer = scores.positive_prob()[start : start + TILES_AT_ONCE] >= np.float32(scores.threshold)  # not for NaN
+    names = [f"prob_{name}" for name in scores.class_names]
+    positive = {"classification": _classification(cancer_name(scores.positive), LESION_RGB)}
+    for k, ((left, top, right, bottom), row, found) in enumerate(zip(corners, probabilities, cancer, strict=True)):
+        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+        yield {
+            "type": "Feature",
+            "id": _feature_id(f"{grid.slide.id}/tile/{start + k}"),
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"objectType": "tile", "measurements": _measurements(zip(names, row, strict=True))}
+            | (positive if found else {}),
+        }
 
 
-def _feature(
+def _annotation(
     key: str,
-    kind: str,
-    shape: Any,
+    shape: shapely.MultiPolygon,
     *,
-    class_name: str,
-    rgb: list[int],
+    name: str,
+    classification: Mapping[str, Any],
     measurements: Mapping[str, float],
-    name: str | None = None,
 ) -> dict[str, Any]:
-    """One QuPath object; the id is the same in every run. QuPath reads NaN only as text."""
-    properties: dict[str, Any] = {
-        "objectType": kind,
-        "classification": {"name": class_name, "color": rgb},
-        "measurements": {k: "NaN" if math.isnan(v) else round(v, 6) for k, v in measurements.items()},
-    }
-    if name is not None:
-        properties |= {"name": name, "isLocked": True}
+    """One locked QuPath annotation; a single piece is a Polygon."""
     return {
         "type": "Feature",
-        "id": str(uuid5(NAMESPACE_URL, key)),
-        "geometry": shapely.geometry.mapping(shape),
-        "properties": properties,
+        "id": _feature_id(key),
+        "geometry": shapely.geometry.mapping(shape.geoms[0] if len(shape.geoms) == 1 else shape),
+        "properties": {
+            "objectType": "annotation",
+            "name": name,
+            "classification": classification,
+            "isLocked": True,
+            "measurements": _measurements(measurements.items()),
+        },
     }
+
+
+def _classification(name: str, rgb: tuple[int, int, int]) -> dict[str, Any]:
+    """QuPath cannot parse a class without a colour."""
+    return {"name": name, "color": list(rgb)}
+
+
+def _measurements(values: Any) -> dict[str, float | str]:
+    """Numbers to 6 decimals; QuPath reads NaN only as text."""
+    return {name: "NaN" if math.isnan(value) else round(value, 6) for name, value in values}
+
+
+def _feature_id(key: str) -> str:
+    """The same UUID for the same key, in every run; half characters of a file name are spelt out first."""
+    return str(uuid5(NAMESPACE_URL, key.encode("utf-8", "backslashreplace").decode()))
 
 
 def _moved(shape: shapely.MultiPolygon, shift: tuple[int, int]) -> shapely.MultiPolygon:
-    return shapely.transform(shape, lambda corners: corners - np.asarray(shift))
+    """Level-0 shape from QuPath's corner, to a hundredth of a pixel."""
+    return shapely.transform(shape, lambda corners: (corners - shift).round(2))
 
 
 def _write_collection(path: str | Path, features: list[dict[str, Any]]) -> Path:
-    text = json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False)
-    return replace_file(path, text.encode("utf-8", "replace"))
+    return replace_file(path, json.dumps({"type": "FeatureCollection", "features": features}).encode())

@@ -1,10 +1,10 @@
-"""Tables: a row a tile, a row a slide, a row a failure; and polygons for QGIS (GeoPackage)."""
+"""Tables: a row a tile (Parquet), a row a slide (CSV, Parquet), a row a failure, polygons for QGIS (GeoPackage)."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,12 +24,18 @@ from wsi_pipeline.scores.store import Scores
 from wsi_pipeline.slide.reader import Slide
 from wsi_pipeline.tiles.grid import TileGrid
 
-_ARROW = {"str": pa.string(), "float": pa.float64(), "int": pa.int64()}
 FAILED = ("no_mpp", "unreadable", "failed")
+FAILURE_COLUMNS = ("slide_id", "status", "stage", "error", "message")
+_ARROW_TYPES: dict[Any, pa.DataType] = {float: pa.float64(), int: pa.int64()}  # everything else is text
+_CSV_DIGITS = 6  # significant
 
 
 def write_tiles_parquet(path: str | Path, grid: TileGrid, scores: Scores) -> Path:
-    """A row a tile: level-0 top left x, y, cell, tissue share, whether it could be read, and its probabilities."""
+    """A row a tile: `tile`, level-0 top left `x`, `y` (int64), `row`, `col`, `tissue`, `readable`, `prob_<class>`.
+
+    Probabilities of a tile that could not be read are NaN. What the numbers refer to lies as JSON in the
+    schema's metadata under `wsi_pipeline`. Raises OSError where the file cannot be written.
+    """
     corners = grid.xy_l0
     columns: dict[str, Any] = {
         "tile": np.arange(len(grid), dtype=np.int64),
@@ -44,6 +50,8 @@ def write_tiles_parquet(path: str | Path, grid: TileGrid, scores: Scores) -> Pat
     facts = {
         "slide_id": grid.slide.id,
         "model": scores.checkpoint_id,
+        "positive": list(scores.positive),
+        "threshold": scores.threshold,
         "tile_px": grid.tile_px,
         "stride_px": grid.stride_px,
         "mpp": [grid.mpp.x, grid.mpp.y],
@@ -51,52 +59,65 @@ def write_tiles_parquet(path: str | Path, grid: TileGrid, scores: Scores) -> Pat
         "footprint_l0": list(grid.footprint_l0),
         "use": "Research use only",
     }
-    table = pa.table(columns).replace_schema_metadata({"wsi_pipeline": json.dumps(facts)})
-    return _write_parquet(path, table)
+    return _write_parquet(path, pa.table(columns).replace_schema_metadata({"wsi_pipeline": json.dumps(facts)}))
 
 
 def write_slides_table(results: Sequence[SlideResult], folder: str | Path) -> tuple[Path, Path]:
-    """slides.csv and slides.parquet: a row a slide, every field of SlideResult; ids stay text."""
-    names = [item.name for item in fields(SlideResult)]
-    rows = [{name: _plain(getattr(result, name)) for name in names} for result in results]
-    schema = pa.schema([(item.name, _arrow_type(item.type)) for item in fields(SlideResult)])
+    """slides.csv and slides.parquet: a row a slide, a column for each field of SlideResult, in that order.
+
+    Ids stay text ("007", "NA"; read the CSV with dtype=str, keep_default_na=False to keep them so). In the
+    CSV numbers have 6 significant digits and what does not exist is empty; several warnings are split by " | ".
+    Raises OSError where a file cannot be written.
+    """
+    schema = pa.schema([(item.name, _ARROW_TYPES.get(item.type, pa.string())) for item in fields(SlideResult)])
+    rows = [{name: _plain(getattr(result, name)) for name in schema.names} for result in results]
     parquet = _write_parquet(Path(folder) / "slides.parquet", pa.Table.from_pylist(rows, schema=schema))
-    text = [[_csv_text(row[name]) for name in names] for row in rows]
-    return _write_csv(Path(folder) / "slides.csv", [names, *text]), parquet
+    return _write_csv(Path(folder) / "slides.csv", schema.names, rows), parquet
 
 
 def write_failures(results: Sequence[SlideResult], folder: str | Path) -> Path:
     """failures.csv: the slides that came to no map, where they ended and why; the header is always there."""
-    names = ["slide_id", "status", "stage", "error", "message"]
     failed = [result for result in results if result.status in FAILED]
-    rows = [[str(getattr(result, name)) for name in names] for result in failed]
-    return _write_csv(Path(folder) / "failures.csv", [names, *rows])
+    rows = [{name: _plain(getattr(result, name)) for name in FAILURE_COLUMNS} for result in failed]
+    return _write_csv(Path(folder) / "failures.csv", FAILURE_COLUMNS, rows)
 
 
 def write_geopackage(path: str | Path, lesions: Sequence[Lesion], tissue: shapely.MultiPolygon, slide: Slide) -> Path:
-    """Layers "lesions" and "tissue": polygons in micrometres, in the frame of the heatmap."""
-    numbers: dict[str, np.ndarray] = {
+    """Layers "lesions" and "tissue": polygons in micrometres, in the frame of the heatmap (maps/frame.py), y up.
+
+    A feature a lesion and a feature a piece of tissue; layers without any are there too. The areas of lesions
+    count tissue alone, so a lesion's outline may hold a little more. Raises OSError where the file cannot be
+    written.
+    """
+    mpp = slide.mpp_l0
+    centres = l0_to_frame(np.array([lesion.centroid_l0 for lesion in lesions]).reshape(-1, 2), mpp)
+    lesion_columns = {
         "number": np.array([lesion.number for lesion in lesions], dtype=np.int32),
-        "area_mm2": np.array([lesion.area_mm2 for lesion in lesions], dtype=np.float64),
-        "longest_um": np.array([lesion.longest_um for lesion in lesions], dtype=np.float64),
-        "mean_probability": np.array([lesion.mean_probability for lesion in lesions], dtype=np.float64),
-        "max_probability": np.array([lesion.max_probability for lesion in lesions], dtype=np.float64),
+        "area_mm2": _floats(lesion.area_mm2 for lesion in lesions),
+        "longest_um": _floats(lesion.longest_um for lesion in lesions),
+        "centroid_x_um": centres[:, 0],
+        "centroid_y_um": centres[:, 1],
+        "mean_probability": _floats(lesion.mean_probability for lesion in lesions),
+        "max_probability": _floats(lesion.max_probability for lesion in lesions),
+        "tiles": np.array([lesion.tiles for lesion in lesions], dtype=np.int32),
     }
-    pieces = [part for part in tissue.geoms if not part.is_empty]
-    areas = [part.area * slide.mpp_l0.x * slide.mpp_l0.y * 1e-6 for part in pieces]
-    with TemporaryDirectory() as scratch:  # GDAL writes a database in place; ours appears whole
+    pieces = [shapely.MultiPolygon([piece]) for piece in tissue.geoms]
+    tissue_columns = {"area_mm2": _floats(piece.area * mpp.x * mpp.y * 1e-6 for piece in pieces)}
+    with TemporaryDirectory() as scratch:  # GDAL builds the database in place, with locks; ours appears whole
         draft = Path(scratch) / "extent.gpkg"
-        _write_layer(draft, "lesions", [lesion.polygon for lesion in lesions], numbers, slide)
-        _write_layer(draft, "tissue", pieces, {"area_mm2": np.array(areas, dtype=np.float64)}, slide)
+        _write_layer(draft, "lesions", [lesion.polygon for lesion in lesions], lesion_columns, slide=slide)
+        _write_layer(draft, "tissue", pieces, tissue_columns, slide=slide)
         return replace_file(path, draft.read_bytes())
 
 
-def _write_layer(path: Path, layer: str, shapes: Sequence[Any], columns: dict[str, np.ndarray], slide: Slide) -> None:
+def _write_layer(
+    path: Path, layer: str, shapes: Sequence[shapely.MultiPolygon], columns: Mapping[str, np.ndarray], *, slide: Slide
+) -> None:
+    """Add a layer of level-0 shapes, moved to the frame, to a GeoPackage, made where it is not there yet."""
     placed = [shapely.transform(shape, lambda xy: l0_to_frame(xy, slide.mpp_l0)) for shape in shapes]
-    whole = [shapely.MultiPolygon([shape]) if shape.geom_type == "Polygon" else shape for shape in placed]
     pyogrio.raw.write(
         path,
-        geometry=np.array(shapely.to_wkb(np.array(whole, dtype=object)), dtype=object),
+        geometry=shapely.to_wkb(np.array(placed, dtype=object)),
         field_data=list(columns.values()),
         fields=list(columns),
         layer=layer,
@@ -107,28 +128,32 @@ def _write_layer(path: Path, layer: str, shapes: Sequence[Any], columns: dict[st
     )
 
 
-def _arrow_type(annotation: Any) -> pa.DataType:
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-    return _ARROW.get(text, pa.string())
+def _floats(values: Any) -> np.ndarray:
+    return np.fromiter(values, dtype=np.float64)
 
 
 def _plain(value: Any) -> Any:
-    return " | ".join(value) if isinstance(value, tuple) else value
+    """A field as a table can hold it: warnings in one text, and no half characters from undecodable file names."""
+    if isinstance(value, tuple):
+        value = " | ".join(value)
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _csv_text(value: Any) -> str:
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
+        plain = {"precision": _CSV_DIGITS, "unique": False, "fractional": False, "trim": "-"}
+        return "" if math.isnan(value) else np.format_float_positional(value, **plain)
     return "" if value is None else str(value)
 
 
-def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> Path:
+def _write_csv(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Path:
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return replace_file(path, text.getvalue().encode("utf-8", "replace"))
+    lines = ([_csv_text(row[name]) for name in names] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows([names, *lines])
+    return replace_file(path, text.getvalue().encode())
 
 
 def _write_parquet(path: str | Path, table: pa.Table) -> Path:
     sink = io.BytesIO()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, compression="zstd")
     return replace_file(path, sink.getvalue())

@@ -1,0 +1,63 @@
+"""Config: what a wrong knob says, and which knobs make a stage be done again."""
+
+import pytest
+
+from wsi_pipeline.config import as_yaml, config_hash, knobs, load_config, mapping_key, tiling_key
+from wsi_pipeline.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tile.mpp=1", "unknown section 'tile'; did you mean 'tiles'"),
+        ("tiles.mp=1", "unknown knob 'tiles.mp'; did you mean 'tiles.mpp'"),
+        ("tiles.mpp=99", r"tiles.mpp: .* 20 \(got 99\)"),
+        ("tiles.store=jpeg", "tiles.store: .*pixels"),
+        ("run.scheduler=moon", "run.scheduler: got 'moon'"),
+        ("tiles", "use --set section.knob=value"),
+    ],
+)
+def test_a_wrong_knob_is_named_with_what_to_do(text, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(None, [text])
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "tiles: 3\n", "a: [\n"], ids=["a list", "no knobs", "no YAML"])
+def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path, content):
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"a\.yaml"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_a_missing_file_is_refused():
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config("nowhere.yaml")
+
+
+def test_the_printed_yaml_reads_back_to_the_same(tmp_path):
+    config = load_config(None, ["tiles.mpp=0.25", "model.resample=true"])
+    (tmp_path / "a.yaml").write_text(as_yaml(config))
+    assert load_config(tmp_path / "a.yaml") == config
+
+
+def test_every_knob_tells_its_meaning():
+    assert all(field.description for _, _, field in knobs(load_config()))
+
+
+@pytest.mark.parametrize("same", ["run.workers=3", "model.batch=2", "outputs.overlay=false", "model.device=cpu"])
+def test_machines_and_switched_off_outputs_change_no_key(same):
+    one, other = load_config(), load_config(None, [same])
+    assert config_hash(one) == config_hash(other)
+    assert tiling_key(one, "f", (0.5, 0.5)) == tiling_key(other, "f", (0.5, 0.5))
+    assert mapping_key(one, "s") == mapping_key(other, "s")
+
+
+@pytest.mark.parametrize("changed", ["tiles.mpp=1", "tiles.stride_px=64", "tissue.remove_pen=false", "slide.icc=true"])
+def test_what_changes_tiles_changes_their_key(changed):
+    assert tiling_key(load_config(), "f", (0.5, 0.5)) != tiling_key(load_config(None, [changed]), "f", (0.5, 0.5))
+
+
+def test_a_threshold_changes_the_maps_and_not_the_tiles():
+    one, other = load_config(), load_config(None, ["maps.threshold=0.7"])
+    assert tiling_key(one, "f", (0.5, 0.5)) == tiling_key(other, "f", (0.5, 0.5))
+    assert mapping_key(one, "s") != mapping_key(other, "s")
