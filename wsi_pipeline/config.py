@@ -40,7 +40,7 @@ class TissueKnobs(_Section):
 
     mpp: float = _knob(8.0, "scale of the thumbnail", unit="um/px", ge=1, le=64)
     min_piece_mm2: float = _knob(0.02, "smaller pieces are dropped; 0 keeps all", unit="mm2", ge=0)
-    max_hole_mm2: float = _knob(0.5, "smaller holes are filled; 0 fills none", unit="mm2", ge=0)
+    max_hole_mm2: float = _knob(0.02, "smaller holes are filled; 0 fills none", unit="mm2", ge=0)
     remove_pen: bool = _knob(True, "take pen marks (blue, green, red, black) out")
 
 

@@ -79,11 +79,12 @@ def write_tiles(path: str | Path, grid: TileGrid, scores: Scores, *, full_frame:
     path = Path(path)
     partial = path.with_name(f".{uuid4().hex}.partial")
     shift = qupath_shift(grid.slide, full_frame=full_frame)
+    cancer = scores.positive_prob() >= np.float32(scores.threshold)  # False for NaN
     try:
         with partial.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
             file.write(b'{"type": "FeatureCollection", "features": [\n')
             for start in range(0, len(grid), TILES_AT_ONCE):
-                lines = ",\n".join(json.dumps(tile) for tile in _tiles(grid, scores, start, shift=shift))
+                lines = ",\n".join(json.dumps(tile) for tile in _tiles(grid, scores, cancer, start, shift=shift))
                 file.write((",\n" if start else "").encode() + lines.encode())
             file.write(b"\n]}\n")
         os.replace(partial, path)
@@ -120,19 +121,21 @@ def qupath_shift(slide: Slide, *, full_frame: bool) -> tuple[int, int]:
     return (x, y) if cropped else (0, 0)
 
 
-def _tiles(grid: TileGrid, scores: Scores, start: int, *, shift: tuple[int, int]) -> Iterator[dict[str, Any]]:
-    """The features of up to TILES_AT_ONCE tiles from `start` on."""
-    boxes = grid.boxes_l0(start, min(start + TILES_AT_ONCE, len(grid)))
+def _tiles(
+    grid: TileGrid, scores: Scores, cancer: np.ndarray, start: int, *, shift: tuple[int, int]
+) -> Iterator[dict[str, Any]]:
+    """The features of up to TILES_AT_ONCE tiles from `start` on; `cancer` (N,) bool."""
+    stop = min(start + TILES_AT_ONCE, len(grid))
+    boxes = grid.boxes_l0(start, stop)
     corners = np.hstack([boxes[:, :2] - shift, boxes[:, :2] + boxes[:, 2:] - shift]).round(2).tolist()
-    probabilities = scores.probs[start : start + TILES_AT_ONCE].tolist()
-    cancer = scores.positive_prob()[start : start + TILES_AT_ONCE] >= np.float32(scores.threshold)  # not for NaN
     names = [f"prob_{name}" for name in scores.class_names]
     positive = {"classification": _classification(cancer_name(scores.positive), LESION_RGB)}
-    for k, ((left, top, right, bottom), row, found) in enumerate(zip(corners, probabilities, cancer, strict=True)):
+    rows = zip(corners, scores.probs[start:stop].tolist(), cancer[start:stop], strict=True)
+    for number, ((left, top, right, bottom), row, found) in enumerate(rows, start=start):
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         yield {
             "type": "Feature",
-            "id": _feature_id(f"{grid.slide.id}/tile/{start + k}"),
+            "id": _feature_id(f"{grid.slide.id}/tile/{number}"),
             "geometry": {"type": "Polygon", "coordinates": [ring]},
             "properties": {"objectType": "tile", "measurements": _measurements(zip(names, row, strict=True))}
             | (positive if found else {}),

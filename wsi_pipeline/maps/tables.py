@@ -141,8 +141,9 @@ def _plain(value: Any) -> Any:
 
 def _csv_text(value: Any) -> str:
     if isinstance(value, float):
-        plain = {"precision": _CSV_DIGITS, "unique": False, "fractional": False, "trim": "-"}
-        return "" if math.isnan(value) else np.format_float_positional(value, **plain)
+        if math.isnan(value):
+            return ""
+        return np.format_float_positional(value, precision=_CSV_DIGITS, unique=False, fractional=False, trim="-")
     return "" if value is None else str(value)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from wsi_pipeline import __version__
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.atomic import replace_file
@@ -113,6 +114,8 @@ def open_run_folder(root: str | Path, *, resume: bool = False, overwrite: bool =
             raise ConfigError(f"{root}: holds a run already; use --resume to finish it, --overwrite, or another --out")
     for name in _FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
+    if not folder.account():
+        folder.write_account({MARK: __version__})  # known as ours from the first moment on
     return folder
 
 

@@ -1,0 +1,187 @@
+"""The run from slide to maps: every slide ends in one status, nothing is done twice, and all files agree."""
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+import shapely
+import zarr
+
+from wsi_pipeline.config import Config, load_config
+from wsi_pipeline.errors import ConfigError, StoreError
+from wsi_pipeline.maps.aggregate import SlideResult
+from wsi_pipeline.pipeline.folder import RunFolder, open_run_folder
+from wsi_pipeline.pipeline.run import run_cohort
+from wsi_pipeline.scores.store import Scores, read_scores, write_scores
+from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.synthetic import draw_slide
+from wsi_pipeline.tiles.store import open_store
+
+KNOBS = ["run.scheduler=threads", "run.workers=2", "tiles.tile_px=64", "tiles.shard_tiles=16"]
+
+
+class DarkIsCancer:
+    """A classifier without torch: P(tumour) is how dark a tile is. It counts the slides it really scored."""
+
+    def __init__(self, id: str = "dark") -> None:
+        self.id = id
+        self.scored: list[str] = []
+
+    def score(self, store_path: str, key: str, progress: Callable[[int], None] | None = None) -> Scores:
+        try:
+            return read_scores(store_path, self.id, key=key)
+        except StoreError:
+            self.scored.append(Path(store_path).stem)
+        store = open_store(store_path)
+        tiles, readable = store.read(0, store.n_tiles)
+        dark = 1 - tiles.reshape(len(tiles), -1).mean(axis=1) / 255 if len(tiles) else np.zeros(0)
+        probs = np.where(readable, dark, np.nan).astype(np.float32)[:, None]
+        scores = Scores(store.grid.rowcol, ("tumour",), ("tumour",), False, probs, self.id, 0.3, 0.5)
+        write_scores(store_path, scores, key=key)
+        return scores
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slides") / "a.tif"
+    draw_slide(path, size_px=(1500, 1200), mpp=0.5, seed=3)
+    return path
+
+
+def knobs(*more: str) -> Config:
+    return load_config(None, [*KNOBS, *more])
+
+
+def ran(entries, folder: RunFolder, config: Config, classifier=None) -> tuple[list[SlideResult], DarkIsCancer]:
+    classifier = classifier or DarkIsCancer()
+    return list(run_cohort(entries, folder, config, classifier=classifier)), classifier
+
+
+def hashes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix != ".gpkg"}
+
+
+def test_one_bad_slide_stops_no_other_and_each_ends_in_one_status(slide, tmp_path):
+    bad = {"empty": b"", "text": b"no slide at all"}
+    for name, content in bad.items():
+        (tmp_path / f"{name}.svs").write_bytes(content)
+    draw_slide(tmp_path / "noscale.tif", size_px=(600, 600), with_mpp=False)
+    paths = {"a": slide, "noscale": tmp_path / "noscale.tif"} | {n: tmp_path / f"{n}.svs" for n in bad}
+    rows, _ = ran([SlideEntry(k, str(v)) for k, v in paths.items()], open_run_folder(tmp_path / "run"), knobs())
+    statuses = {row.slide_id: row.status for row in rows}
+    assert statuses == {"a": "ok", "noscale": "no_mpp", "empty": "unreadable", "text": "unreadable"}
+    assert all(row.message for row in rows if row.status != "ok")
+
+
+def test_a_finer_scale_than_the_slide_has_fails_that_slide_and_names_its_finest(slide, tmp_path):
+    (row,), _ = ran([SlideEntry("a", str(slide))], open_run_folder(tmp_path / "run"), knobs("tiles.mpp=0.25"))
+    assert (row.status, row.stage) == ("failed", "tissue")
+    assert "0.25 um/px asked for, its finest is 0.5" in row.message
+
+
+def test_a_resumed_run_does_only_what_is_missing(slide, tmp_path):
+    entries = [SlideEntry("a", str(slide))]
+    first, _ = ran(entries, open_run_folder(tmp_path / "run"), knobs())
+    before = hashes(tmp_path / "run" / "maps")
+    folder = open_run_folder(tmp_path / "run", resume=True)
+    again, classifier = ran(entries, folder, knobs("outputs.overlay=false", "model.batch=3"))
+    assert (again, classifier.scored) == (first, [])
+    (folder.maps / "a_tiles.parquet").unlink()
+    ran(entries, folder, knobs(), classifier)
+    assert classifier.scored == [] and hashes(folder.maps) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "scored"), [("maps.threshold=0.5", []), ("tiles.stride_px=32", ["a"])], ids=["map knob", "tile knob"]
+)
+def test_a_changed_knob_redoes_the_stages_that_hang_on_it(slide, tmp_path, change, scored):
+    entries = [SlideEntry("a", str(slide))]
+    first, _ = ran(entries, open_run_folder(tmp_path / "run"), knobs())
+    again, classifier = ran(entries, open_run_folder(tmp_path / "run", resume=True), knobs(change))
+    fresh, _ = ran(entries, open_run_folder(tmp_path / "fresh"), knobs(change))
+    assert classifier.scored == scored
+    assert replace(again[0], seconds=0) == replace(fresh[0], seconds=0) != replace(first[0], seconds=0)
+
+
+def test_another_model_and_another_slide_of_the_same_name_are_never_mixed(slide, tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(slide.read_bytes())
+    entries = [SlideEntry("a", str(path))]
+    ran(entries, open_run_folder(tmp_path / "run"), knobs())
+    folder = open_run_folder(tmp_path / "run", resume=True)
+    _, other = ran(entries, folder, knobs(), DarkIsCancer("other"))
+    assert other.scored == ["a"]
+    draw_slide(path, size_px=(1400, 1200), mpp=0.5, seed=9)
+    _, again = ran(entries, folder, knobs(), DarkIsCancer("other"))
+    assert again.scored == ["a"] and open_store(folder.store("a")).grid.slide.size_l0 == (1400, 1200)
+
+
+def test_coordinates_alone_give_the_scores_that_pixels_give(slide, tmp_path):
+    entries = [SlideEntry("a", str(slide))]
+    one, _ = ran(entries, open_run_folder(tmp_path / "pixels"), knobs())
+    other, _ = ran(entries, open_run_folder(tmp_path / "coordinates"), knobs("tiles.store=coordinates"))
+    assert replace(one[0], seconds=0) == replace(other[0], seconds=0)
+    assert not (tmp_path / "coordinates" / "tiles" / "a.zarr" / "tiles").exists()
+
+
+def test_an_all_white_slide_has_valid_empty_outputs(tmp_path):
+    import tifffile
+
+    white = np.full((600, 700, 3), 255, np.uint8)
+    tifffile.imwrite(tmp_path / "w.tif", white, photometric="rgb", tile=(256, 256), resolution=(20000, 20000), resolutionunit=3)  # fmt: skip # noqa: E501
+    folder = open_run_folder(tmp_path / "run")
+    (row,), _ = ran([SlideEntry("w", str(tmp_path / "w.tif"))], folder, knobs())
+    assert (row.status, row.tiles, row.cancer_mm2) == ("no_tissue", 0, 0)
+    assert zarr.open_group(folder.store("w"))["rowcol"].shape == (0, 2)
+    with rasterio.open(folder.maps / "w_likelihood_map.tif") as heatmap:
+        assert (heatmap.read() == -1).all()
+
+
+@pytest.mark.real
+def test_all_files_place_a_real_slides_tiles_at_the_same_pixel_with_the_same_probability(real_data, tmp_path):
+    path = real_data / "slides" / "aperio" / "CMU-1-Small-Region.svs"
+    folder = open_run_folder(tmp_path / "run")
+    ran([SlideEntry("c", str(path))], folder, load_config(None, KNOBS))
+    store = zarr.open_group(folder.store("c"))
+    table = pq.read_table(folder.maps / "c_tiles.parquet").to_pydict()
+    features = json.loads(gzip.decompress((folder.maps / "c_tiles.geojson.gz").read_bytes()))["features"]
+    with rasterio.open(folder.maps / "c_likelihood_map.tif") as heatmap, openslide.OpenSlide(path) as slide:
+        mpp = float(slide.properties["openslide.mpp-x"])
+        for k in np.random.default_rng(0).choice(len(features), 100, replace=False):
+            x, y = int(store["x"][k]), int(store["y"][k])
+            left, top, right, bottom = shapely.geometry.shape(features[k]["geometry"]).bounds
+            probability = float(store["scores/dark"][k, 0])
+            assert (table["x"][k], table["y"][k]) == (x, y) == (left, top)
+            assert table["prob_tumour"][k] == pytest.approx(probability)
+            assert features[k]["properties"]["measurements"]["prob_tumour"] == pytest.approx(probability, abs=1e-5)
+            centre = (left + right) / 2 * mpp, -(top + bottom) / 2 * mpp
+            (value,) = next(heatmap.sample([centre], indexes=1))
+            if value >= 0:  # a cell of the tile's middle may lie off tissue
+                assert value == pytest.approx(probability, abs=1e-4)
+            fresh = np.asarray(slide.read_region((x, y), 0, (64, 64)))[..., :3]
+            inside = (slice(0, min(64, slide.dimensions[1] - y)), slice(0, min(64, slide.dimensions[0] - x)))
+            assert (store["tiles"][k][inside] == fresh[inside]).all()
+
+
+def test_a_folder_that_is_not_ours_is_never_touched(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep me")
+    with pytest.raises(ConfigError, match="holds other files"):
+        open_run_folder(tmp_path, overwrite=True)
+    assert os.listdir(tmp_path) == ["mine.txt"]
+
+
+def test_an_earlier_run_is_kept_unless_it_is_said_what_to_do(tmp_path):
+    folder = open_run_folder(tmp_path / "run")
+    folder.write_account({"wsi_pipeline": "0.0.1"})
+    with pytest.raises(ConfigError, match="--resume to finish it, --overwrite"):
+        open_run_folder(tmp_path / "run")
+    assert open_run_folder(tmp_path / "run", resume=True).account() == {"wsi_pipeline": "0.0.1"}
+    assert open_run_folder(tmp_path / "run", overwrite=True).account() != {"wsi_pipeline": "0.0.1"}
