@@ -1,6 +1,7 @@
 """The model in the box: small, described, calibrated, and true to areas that were drawn."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,8 @@ def test_a_slide_without_tumour_has_none(demo: Checkpoint, tmp_path: Path) -> No
 
 def test_the_training_script_explains_itself() -> None:
     script = REPOSITORY / "workflows" / "train_demo_model.py"
-    said = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
+    found = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    said = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True, env=found)
     assert "--seed" in said.stdout and "never sees real tissue" in said.stdout
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from map_samples import an_extent
 
+from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.maps.lesions import find_lesions, metastasis_class
 
 CELL_MM2 = (32 * 0.5) ** 2 * 1e-6
@@ -16,12 +17,43 @@ def test_pieces_that_touch_in_a_corner_are_one_lesion_and_the_largest_comes_firs
     assert lesions[0].area_mm2 == pytest.approx(2 * CELL_MM2)
 
 
+def test_the_areas_of_lesions_count_tissue_alone_and_add_up_to_the_maps_cancer():
+    extent = an_extent([[1, 0, 1], [1, 0, 0]], tissue=np.array([[1, 1, 0.5], [0.25, 1, 1]], np.float32))
+    first, second = find_lesions(extent)
+    assert (first.area_mm2, second.area_mm2) == pytest.approx((1.25 * CELL_MM2, 0.5 * CELL_MM2))
+    assert first.polygon.area == pytest.approx(2 * 32**2)
+
+
 def test_a_lesion_is_measured_on_the_glass():
     (lesion,) = find_lesions(an_extent([[0, 0.6, 0.8, 1.0]]))
-    assert lesion.longest_um == pytest.approx(np.hypot(3 * 16, 16))
+    left, right = 1.5 - (0.6 - 0.5) / 0.6, 4.0  # crosses 0.5 on the way from cell 1 to cell 0; ends at the raster
+    assert lesion.longest_um == pytest.approx((right - left) * 16)
     assert lesion.centroid_l0 == pytest.approx((32 * 2.5, 16))
     assert lesion.centroid_um == pytest.approx((40, 8))
     assert (lesion.mean_probability, lesion.max_probability) == pytest.approx((0.8, 1.0))
+
+
+def test_x_and_y_have_their_own_scale_and_the_raster_its_own_origin():
+    extent = an_extent([[0], [1], [1], [0]], cell_l0=(10.0, 20.0), mpp_l0=Mpp(1.0, 0.5), origin_l0=(-5.0, -10.0))
+    (lesion,) = find_lesions(extent)
+    assert lesion.longest_um == pytest.approx(2 * 20 * 0.5)
+    assert (lesion.centroid_l0, lesion.centroid_um) == (pytest.approx((0, 30)), pytest.approx((0, 15)))
+    assert lesion.polygon.bounds == (-5, 10, 5, 50)
+
+
+@pytest.mark.parametrize("offset", [(0.0, 0.0), (0.5, 0.5), (0.3, 0.1)], ids=["cell corner", "cell centre", "between"])
+@pytest.mark.parametrize("soft", [1e-9, 2.0], ids=["sharp border", "soft border"])
+@pytest.mark.parametrize("diameter", [5.0, 12.5, 33.0])
+def test_a_disc_is_as_long_as_its_diameter_to_within_a_cell(diameter, soft, offset):
+    y, x = np.mgrid[-20:20, -20:20] + 0.5
+    inside = (diameter / 2 - np.hypot(x - offset[0], y - offset[1])) / soft
+    (lesion,) = find_lesions(an_extent(0.5 + 0.5 * np.tanh(np.clip(inside, -50, 50))))
+    assert lesion.longest_um / 16 == pytest.approx(diameter, abs=0.2 if soft > 1 else 1)
+
+
+def test_a_single_sure_cell_is_as_long_as_a_cell_and_not_as_its_diagonal():
+    (lesion,) = find_lesions(an_extent([[0, 0, 0], [0, 1, 0], [0, 0, 0]]))
+    assert lesion.longest_um == pytest.approx(16)
 
 
 def test_a_hole_stays_in_the_polygon():
@@ -38,5 +70,5 @@ def test_no_cancer_gives_no_lesion():
     ("longest_um", "name"),
     [(None, "negative"), (200.0, "itc"), (200.1, "micro"), (2000.0, "micro"), (2000.1, "macro")],
 )
-def test_a_slides_class_follows_its_largest_lesion(longest_um, name):
+def test_a_slides_class_follows_its_longest_lesion(longest_um, name):
     assert metastasis_class(longest_um) == name

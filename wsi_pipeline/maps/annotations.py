@@ -81,12 +81,15 @@ def write_tiles(path: str | Path, grid: TileGrid, scores: Scores, *, full_frame:
     shift = qupath_shift(grid.slide, full_frame=full_frame)
     cancer = scores.positive_prob() >= np.float32(scores.threshold)  # False for NaN
     try:
-        with partial.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
-            file.write(b'{"type": "FeatureCollection", "features": [\n')
-            for start in range(0, len(grid), TILES_AT_ONCE):
-                lines = ",\n".join(json.dumps(tile) for tile in _tiles(grid, scores, cancer, start, shift=shift))
-                file.write((",\n" if start else "").encode() + lines.encode())
-            file.write(b"\n]}\n")
+        with partial.open("wb") as raw:
+            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
+                file.write(b'{"type": "FeatureCollection", "features": [\n')
+                for start in range(0, len(grid), TILES_AT_ONCE):
+                    lines = ",\n".join(json.dumps(tile) for tile in _tiles(grid, scores, cancer, start, shift=shift))
+                    file.write((",\n" if start else "").encode() + lines.encode())
+                file.write(b"\n]}\n")
+            raw.flush()
+            os.fsync(raw.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -222,5 +222,5 @@ def _measure(
     else:
         areas = (float(area_mm2[cancer].sum()), *area_interval(probability, area_mm2, cancer, block))
     fields = ("cancer_mm2", "cancer_mm2_low", "cancer_mm2_high"), ("share", "share_low", "share_high")
-    shares = [min(1.0, area / tissue_mm2) if tissue_mm2 > 0 else nan for area in areas]
+    shares = [float(np.minimum(area / tissue_mm2, 1.0)) if tissue_mm2 > 0 else nan for area in areas]
     return dict(zip(fields[0], areas, strict=True)) | dict(zip(fields[1], shares, strict=True))

@@ -1,6 +1,5 @@
 """Tables: a row a tile (Parquet), a row a slide (CSV, Parquet), a row a failure, polygons for QGIS (GeoPackage)."""
 
-import csv
 import io
 import json
 import math
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyogrio
 import pyogrio.raw
 import shapely
 
@@ -27,7 +27,9 @@ from wsi_pipeline.tiles.grid import TileGrid
 FAILED = ("no_mpp", "unreadable", "failed")
 FAILURE_COLUMNS = ("slide_id", "status", "stage", "error", "message")
 _ARROW_TYPES: dict[Any, pa.DataType] = {float: pa.float64(), int: pa.int64()}  # everything else is text
+GPKG_VERSION = "1.2"  # GDAL before 3.7, and so QGIS 3.22, warns of GDAL's newer default
 _CSV_DIGITS = 6  # significant
+_WHEN = {"OGR_CURRENT_DATE": "2000-01-01T00:00:00.000Z"}  # what GDAL dates layers by; run.json has the real time
 
 
 def write_tiles_parquet(path: str | Path, grid: TileGrid, scores: Scores) -> Path:
@@ -86,8 +88,8 @@ def write_geopackage(path: str | Path, lesions: Sequence[Lesion], tissue: shapel
     """Layers "lesions" and "tissue": polygons in micrometres, in the frame of the heatmap (maps/frame.py), y up.
 
     A feature a lesion and a feature a piece of tissue; layers without any are there too. The areas of lesions
-    count tissue alone, so a lesion's outline may hold a little more. Raises OSError where the file cannot be
-    written.
+    count tissue alone, so a lesion's outline may hold a little more. Equal lesions and tissue give equal bytes.
+    Raises OSError where the file cannot be written.
     """
     mpp = slide.mpp_l0
     centres = l0_to_frame(np.array([lesion.centroid_l0 for lesion in lesions]).reshape(-1, 2), mpp)
@@ -114,18 +116,24 @@ def _write_layer(
     path: Path, layer: str, shapes: Sequence[shapely.MultiPolygon], columns: Mapping[str, np.ndarray], *, slide: Slide
 ) -> None:
     """Add a layer of level-0 shapes, moved to the frame, to a GeoPackage, made where it is not there yet."""
+    before = {name: pyogrio.get_gdal_config_option(name) for name in _WHEN}
     placed = [shapely.transform(shape, lambda xy: l0_to_frame(xy, slide.mpp_l0)) for shape in shapes]
-    pyogrio.raw.write(
-        path,
-        geometry=shapely.to_wkb(np.array(placed, dtype=object)),
-        field_data=list(columns.values()),
-        fields=list(columns),
-        layer=layer,
-        driver="GPKG",
-        geometry_type="MultiPolygon",
-        crs=frame_wkt("um"),
-        append=path.exists(),
-    )
+    pyogrio.set_gdal_config_options(_WHEN)
+    try:
+        pyogrio.raw.write(
+            path,
+            geometry=shapely.to_wkb(np.array(placed, dtype=object)),
+            field_data=list(columns.values()),
+            fields=list(columns),
+            layer=layer,
+            driver="GPKG",
+            geometry_type="MultiPolygon",
+            crs=frame_wkt("um"),
+            append=path.exists(),
+            dataset_options={"VERSION": GPKG_VERSION},
+        )
+    finally:
+        pyogrio.set_gdal_config_options(before)
 
 
 def _floats(values: Any) -> np.ndarray:
@@ -148,10 +156,13 @@ def _csv_text(value: Any) -> str:
 
 
 def _write_csv(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Path:
-    text = io.StringIO(newline="")
-    lines = ([_csv_text(row[name]) for name in names] for row in rows)
-    csv.writer(text, lineterminator="\n").writerows([names, *lines])
-    return replace_file(path, text.getvalue().encode())
+    lines = [",".join(names), *(",".join(_quoted(_csv_text(row[name])) for name in names) for row in rows)]
+    return replace_file(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _quoted(text: str) -> str:
+    """A CSV cell. Python 3.11's csv.writer leaves a lone carriage return bare, which readers take for a new row."""
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 
 
 def _write_parquet(path: str | Path, table: pa.Table) -> Path:

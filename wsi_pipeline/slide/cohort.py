@@ -5,6 +5,7 @@ import difflib
 import json
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from wsi_pipeline.slide.reader import slide_identity
 SUFFIXES = frozenset(
     [".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".qptiff"]
 )
+_SYSTEM = ("lost+found", "System Volume Information", "$RECYCLE.BIN")  # of disks, never a user's own slides
 HEATMAP_ENDING = "_likelihood_map.tif"  # our own maps open as slides, so they are left out by name
 _COLUMNS = ("slide_id", "path", "mpp", "mpp_x", "mpp_y", "label", "patient_id", "split")
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029/\\:*?\"<>|]")
 _MAX_ID_BYTES = 120
 
 
@@ -43,19 +45,23 @@ def find_slides(source: str | Path, *, exclude: Sequence[Path] = ()) -> list[Sli
     place = Path(source)
     if place.is_dir():
         entries = _named(_walk(place, [Path(folder).resolve() for folder in exclude]), place)
-    elif place.suffix.lower() == ".csv":
+    elif place.suffix.lower() == ".csv" and place.exists():
         entries = _manifest(place)
-    elif place.exists() or place.is_symlink():
+    elif place.is_file() or place.is_symlink():
+        if place.name.endswith(HEATMAP_ENDING):
+            raise ConfigError(f"{place.name}: one of our own maps, not a slide; give the slide it was made from")
         entries = _named([place], place.parent)
     elif any(mark in str(source) for mark in "*?["):
-        found = [path for path in map(Path, glob(str(source), recursive=True)) if _is_slide_name(path)]
-        entries = _named(sorted(found), Path(os.path.commonpath([path.parent for path in found])) if found else place)
+        matches = [path for path in map(Path, glob(str(source), recursive=True)) if _is_slide_name(path)]
+        found = sorted(_one_a_series(sorted(matches)))
+        entries = _named(found, Path(os.path.commonpath([path.parent for path in found])) if found else place)
     else:
         raise ConfigError(
             f"{source}: no such file or folder; give a folder of slides, a glob, a slide or a manifest CSV"
         )
     if not entries:
-        raise ConfigError(f"{source}: no slides found; looked for {' '.join(sorted(SUFFIXES))}")
+        looked = "rows below its header" if place.suffix.lower() == ".csv" else " ".join(sorted(SUFFIXES))
+        raise ConfigError(f"{source}: no slides found; looked for {looked}")
     return sorted(entries, key=lambda entry: entry.slide_id)
 
 
@@ -68,7 +74,8 @@ def _walk(folder: Path, exclude: Sequence[Path]) -> list[Path]:
     """Slide files below a folder; linked folders are followed, each real folder once."""
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
-    for top, folders, files in os.walk(folder, followlinks=True):
+    closed: list[OSError] = []
+    for top, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
         here = Path(top)
         facts = here.stat()
         if (facts.st_dev, facts.st_ino) in seen or here.resolve() in exclude or _is_run_folder(here):
@@ -76,12 +83,17 @@ def _walk(folder: Path, exclude: Sequence[Path]) -> list[Path]:
             continue
         seen.add((facts.st_dev, facts.st_ino))
         found += (here / name for name in (*files, *folders) if _is_slide_name(here / name))
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and not name.endswith(".zarr") and not _is_slide_name(Path(name))
+        folders[:] = sorted(name for name in folders if _may_hold_slides(name))
+    if closed:
+        raise ConfigError(
+            f"{closed[0].filename}: cannot be listed ({closed[0].strerror}); change its mode or move it away"
         )
     return sorted(_one_a_series(found))
+
+
+def _may_hold_slides(name: str) -> bool:
+    ours = name.endswith(".zarr") or _is_slide_name(Path(name))
+    return not (ours or name.startswith(".") or name in _SYSTEM)
 
 
 def _is_run_folder(folder: Path) -> bool:
@@ -113,7 +125,7 @@ def _named(paths: Sequence[Path], root: Path) -> list[SlideEntry]:
     """Ids from file names; those that several files would share come from their paths instead."""
     twins: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        twins[_safe(_stem(path)).casefold()].append(path)
+        twins[_key(_safe(_stem(path)))].append(path)
     ids = {
         path: _safe(_stem(path)) if len(group) == 1 else _safe("__".join(path.relative_to(root).parts))
         for group in twins.values()
@@ -121,12 +133,12 @@ def _named(paths: Sequence[Path], root: Path) -> list[SlideEntry]:
     }
     owners: dict[str, Path] = {}
     for path, slide_id in ids.items():
-        if slide_id.casefold() in owners:
-            other = owners[slide_id.casefold()]
+        if _key(slide_id) in owners:
+            other = owners[_key(slide_id)]
             raise ConfigError(
                 f"{other} and {path} would both be {slide_id!r}; rename one, or give a manifest with slide_id"
             )
-        owners[slide_id.casefold()] = path
+        owners[_key(slide_id)] = path
     return [SlideEntry(slide_id, str(path)) for path, slide_id in ids.items()]
 
 
@@ -134,36 +146,44 @@ def _stem(path: Path) -> str:
     return re.sub(r"(?i)\.ome$", "", path.stem)
 
 
+def _key(slide_id: str) -> str:
+    """Equal for ids that some file systems hold to be one name: by case, or by how an accent is written."""
+    return unicodedata.normalize("NFC", slide_id).casefold()
+
+
 def _safe(name: str) -> str:
     """A name that stays one file name on every system."""
     encodable = name.encode("utf-8", "replace").decode()
-    cut = _UNSAFE.sub("_", encodable).strip(" .").encode()[:_MAX_ID_BYTES].decode("utf-8", "ignore")
-    return cut or "slide"
+    clean = _UNSAFE.sub("_", encodable).strip(" .")
+    return clean.encode()[:_MAX_ID_BYTES].decode("utf-8", "ignore").strip(" .") or "slide"
 
 
 def _manifest(path: Path) -> list[SlideEntry]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            rows = list(reader)
-            columns = [name or "" for name in reader.fieldnames or []]
+            reader = csv.DictReader(file, restval="", strict=True)
+            _check_columns(path, [name or "" for name in reader.fieldnames or []])
+            rows = [(reader.line_num, row) for row in reader if any(row.values())]  # Excel leaves ",,,"
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path.name}: cannot be read as a CSV in UTF-8 ({error})") from None
-    _check_columns(path, columns)
-    entries = [_row(path, number, row) for number, row in enumerate(rows, start=2)]
+        raise ConfigError(f"{path.name}: cannot be read as a CSV in UTF-8 ({error}); save it as one") from error
+    entries = [_row(path, number, row) for number, row in rows]
     first: dict[str, int] = {}
-    for number, entry in enumerate(entries, start=2):
-        same = first.setdefault(entry.slide_id.casefold(), number)
+    for entry, (number, _) in zip(entries, rows, strict=True):
+        same = first.setdefault(_key(entry.slide_id), number)
         if same != number:
-            raise ConfigError(
-                f"{path.name}: slide_id {entry.slide_id!r} in rows {same} and {number}; give each slide its own"
-            )
+            twice = f"slide_id {entry.slide_id!r} in rows {same} and {number}"
+            raise ConfigError(f"{path.name}: {twice}; give each slide its own")
     return entries
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:
+    for name in columns:
+        if name and columns.count(name) > 1:
+            raise ConfigError(f"{path.name}: column {name!r} is there {columns.count(name)} times; keep one")
     for name in ("slide_id", "path"):
         if name not in columns:
+            if any(mark in ",".join(columns) for mark in ";\t"):
+                raise ConfigError(f"{path.name}: its columns are not divided by commas; save it as CSV with commas")
             raise ConfigError(f"{path.name}: no column {name!r}, got {', '.join(columns) or 'nothing'}; add it")
     for name in columns:
         near = difflib.get_close_matches(name.strip().lower(), _COLUMNS, n=1, cutoff=0.8)
@@ -172,6 +192,8 @@ def _check_columns(path: Path, columns: list[str]) -> None:
 
 
 def _row(path: Path, number: int, row: dict[str, str]) -> SlideEntry:
+    if None in row:
+        raise ConfigError(f"{path.name}, row {number}: more fields than columns; put quotes around a comma")
     slide_id, where = row["slide_id"], row["path"]
     if not slide_id or not where:
         raise ConfigError(f"{path.name}, row {number}: empty {'path' if slide_id else 'slide_id'}; fill it in")

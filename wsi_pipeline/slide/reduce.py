@@ -42,7 +42,7 @@ def reduce_box(read: Read, box: Box, size_px: tuple[int, int]) -> np.ndarray:
     return np.asarray(whole.resize(size_px, Image.Resampling.LANCZOS, box=inner))
 
 
-def reduce_whole(read: Read, level_size: tuple[int, int], size_px: tuple[int, int]) -> np.ndarray:
+def reduce_whole(read: Read, level_size: tuple[float, float], size_px: tuple[int, int]) -> np.ndarray:
     """A whole level at `size_px` (width, height), each pixel the mean of those it covers.
 
     Read in blocks that end at pixels of the output: the mean looks at nothing outside its pixel, so that

@@ -1,7 +1,10 @@
-"""TIFFs that OpenSlide refuses and tifffile reads (OME-TIFF, untiled pages): their levels, scale and pixels."""
+"""TIFFs that OpenSlide refuses and tifffile reads (OME-TIFF, strips): their levels, scale and pixels."""
 
+import html
 import logging
+import math
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,107 +13,151 @@ from typing import Any
 
 import numpy as np
 import tifffile
-import zarr
 
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.slide.describe import Facts
+from wsi_pipeline.slide.files import reason, shown
+from wsi_pipeline.slide.pieces import PiecesOfPage
 from wsi_pipeline.slide.scale import tiff_resolution_mpp
 
-_BAD_FILE = (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError)
+Pair = tuple[float, float]
+
+_BAD_FILE = (
+    tifffile.TiffFileError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)  # all that tifffile and its codecs were seen to raise on damaged files
 _UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "nm": 1e-3, "cm": 1e4, "m": 1e6}
-_CODECS = {1: "none", 5: "LZW", 6: "JPEG", 7: "JPEG", 8: "deflate", 32946: "deflate", 50000: "zstd"}
 _JPEG_2000 = (33003, 33004, 33005, 34712)
+_CODECS = {
+    1: "none",
+    5: "LZW",
+    6: "JPEG",
+    7: "JPEG",
+    8: "deflate",
+    32946: "deflate",
+    50000: "zstd",
+    50001: "WebP",
+}
+_CODECS |= dict.fromkeys(_JPEG_2000, "JPEG 2000")
+_TO_RGB = (6, 7, *_JPEG_2000)  # codecs that turn YCbCr into RGB while decoding
+_RGB, _YCBCR = 2, 6
+_ONE_PIECE_PX = 2**24
 
 
 @dataclass(frozen=True)
-class TiffFacts:
-    """What a TIFF says of itself: level sizes (width, height), um/px, codec, and whether it is RGB of 8 bit."""
+class TiffTags:
+    """What the tags of a TIFF say.
+
+    Attributes:
+        level_sizes: (width, height) of each level, finest first.
+        stated_mpp: (x, y) um/px that OME-XML gives; `resolution_mpp`: that of the resolution tags.
+        not_rgb: why its pixels are no 8-bit RGB, or nothing.
+        not_whole: why it is more than one RGB image, or less than the file should hold, or nothing.
+    """
 
     level_sizes: tuple[tuple[int, int], ...]
-    mpp: tuple[float, float] | None
+    stated_mpp: Pair | None
+    resolution_mpp: Pair | None
     codec: str
-    refusal: str
+    not_rgb: str
+    not_whole: str
     warnings: tuple[str, ...] = ()
 
 
-def tiff_facts(path: str | Path) -> TiffFacts:
+def tiff_tags(path: Path) -> TiffTags:
     """Read the tags of a TIFF, no pixels. Raises SlideError where it is none."""
-    with _quiet(Path(path).name), tifffile.TiffFile(path) as tiff:
-        series = tiff.series[0]
+    with _told_as_slide_error(path), tifffile.TiffFile(path) as tiff:
+        index, series = _main_series(tiff)
         page: Any = series.keyframe
-        sizes = tuple(_size(level) for level in series.levels)
-        single = len(page.dataoffsets) == 1 and page.compression != 1 and sizes[0][0] * sizes[0][1] > 2**24
-        return TiffFacts(
+        sizes = tuple(_size(level) for level in _levels(series))
+        return TiffTags(
             level_sizes=sizes,
-            mpp=_ome_mpp(tiff.ome_metadata) if tiff.is_ome else _resolution(page),
-            codec=codec_name(page.compression),
-            refusal=_refusal(series, page),
-            warnings=("one compressed piece: decoded whole, once, for each reader",) if single else (),
+            stated_mpp=_ome_mpp(tiff.ome_metadata, index) if tiff.is_ome else None,
+            resolution_mpp=_resolution(page),
+            codec=_CODECS.get(int(page.compression), f"TIFF {int(page.compression)}"),
+            not_rgb=_not_rgb(page),
+            not_whole=_not_plane(series) or _cut_short(tiff, series),
+            warnings=_one_piece(page, sizes[0]),
         )
 
 
-def codec_name(compression: int) -> str:
-    """The name of a TIFF compression."""
-    return "JPEG 2000" if compression in _JPEG_2000 else _CODECS.get(int(compression), f"TIFF {int(compression)}")
+def facts_of_tiff(path: Path, tags: TiffTags) -> Facts:
+    """Tags -> Facts, one pixel decoded first: an unknown codec is told now, not at every tile. Raises SlideError."""
+    pixels = TiffPixels(path)
+    try:
+        pixels.read(0, 0, len(tags.level_sizes) - 1, (1, 1))
+    finally:
+        pixels.close()
+    width, height = tags.level_sizes[0]
+    return Facts(
+        vendor="tiff",
+        backend="tifffile",
+        codec=tags.codec,
+        level_sizes=tags.level_sizes,
+        level_downsamples=tuple((width / w + height / h) / 2 for w, h in tags.level_sizes),
+        stated_mpp=tags.stated_mpp,
+        resolution_mpp=tags.resolution_mpp,
+        warnings=tags.warnings,
+    )
 
 
 class TiffPixels:
     """An open TIFF; decodes only the tiles or strips that a region touches."""
 
     def __init__(self, path: str | Path) -> None:
-        self._name = Path(path).name
-        with _quiet(self._name):
-            self._file = tifffile.TiffFile(path)
-            self._levels = [_open_level(self._file, index) for index in range(len(self._file.series[0].levels))]
+        self._path = Path(path)
+        with _told_as_slide_error(self._path):
+            self._file = tifffile.TiffFile(self._path)
+            try:
+                _, series = _main_series(self._file)
+                self._levels = [PiecesOfPage(level.keyframe) for level in _levels(series)]
+                self.icc_profile: bytes | None = series.keyframe.iccprofile
+            except _BAD_FILE:
+                self._file.close()
+                raise
 
     def read(self, x: int, y: int, level: int, size_px: tuple[int, int]) -> np.ndarray:
-        """Region at (x, y) of the level's own pixels -> (height, width, 3) uint8, white outside."""
-        array, axes = self._levels[level]
-        rows, cols = (array.shape[axes.index(axis)] for axis in "YX")
-        x0, y0 = max(x, 0), max(y, 0)
-        x1, y1 = min(x + size_px[0], cols), min(y + size_px[1], rows)
-        region = np.full((size_px[1], size_px[0], 3), 255, np.uint8)
-        if x1 > x0 and y1 > y0:
-            with _quiet(self._name):
-                region[y0 - y : y1 - y, x0 - x : x1 - x] = _rgb(array, axes, slice(y0, y1), slice(x0, x1))
-        return region
+        """Region at (x, y) of the level's own pixels -> (height, width, 3) uint8 RGB, white outside.
+
+        Raises SlideError where a piece cannot be decoded.
+        """
+        with _told_as_slide_error(self._path):
+            return self._levels[level].read(x, y, size_px)
 
     def close(self) -> None:
+        """Close the file and forget what was decoded."""
+        self._levels = []
         self._file.close()
 
 
-def _open_level(file: tifffile.TiffFile, index: int) -> tuple[Any, str]:
-    level = file.series[0].levels[index]
-    page: Any = level.keyframe
-    if len(page.dataoffsets) == 1:  # no pieces to choose from: map the file, or decode into a scratch file
-        return level.asarray(out="memmap"), level.axes
-    return zarr.open_array(level.aszarr(), mode="r"), level.axes
+def _main_series(tiff: tifffile.TiffFile) -> tuple[int, Any]:
+    """The largest image of the file and its place: label and macro may come first."""
+    found = list(enumerate(tiff.series))
+    index, series = max(found, key=lambda item: (math.prod(_size(item[1])), -item[0]), default=(0, None))
+    if series is None or not math.prod(_size(series)):
+        raise ValueError("no image in it")
+    return index, series
 
 
-def _rgb(array: Any, axes: str, rows: slice, cols: slice) -> np.ndarray:
-    parts = {"Y": rows, "X": cols}
-    found = np.asarray(array[tuple(parts.get(axis, slice(None)) for axis in axes)])
-    found = np.moveaxis(found, axes.index("S"), -1)
-    return over_white(found) if found.shape[-1] == 4 else found[..., :3]
-
-
-def over_white(rgba: np.ndarray) -> np.ndarray:
-    """(..., 4) uint8 with straight alpha -> (..., 3) on white; glass that was not scanned is white."""
-    alpha = rgba[..., 3:]
-    if alpha.min(initial=255) == 255:
-        return np.ascontiguousarray(rgba[..., :3])
-    share = alpha.astype(np.float32) / 255
-    return np.rint(rgba[..., :3] * share + 255 * (1 - share)).astype(np.uint8)
-
-
-def _refusal(series: Any, page: Any) -> str:
-    """Why this is no RGB brightfield image, or nothing."""
-    if page.dtype is None or page.dtype != np.uint8:
-        return f"pixels are {page.dtype}, not 8-bit RGB; fluorescence and raw data are not tiled"
-    if page.photometric not in (2, 6) or page.samplesperpixel not in (3, 4):
-        return f"{page.samplesperpixel} channel(s), not RGB; only brightfield slides are tiled"
-    if sorted(series.axes) != ["S", "X", "Y"]:
-        return f"an image of axes {series.axes} {series.shape}, not one RGB plane; stacks are not tiled"
-    return ""
+def _levels(series: Any) -> list[Any]:
+    """Its levels, finest first, without those of another kind of pixel or of another shape."""
+    first, (width, height) = series.levels[0], _size(series.levels[0])
+    kept = [first]
+    for level in series.levels[1:]:
+        w, h = _size(level)
+        same = level.keyframe.samplesperpixel == first.keyframe.samplesperpixel and level.dtype == first.dtype
+        smaller = 0 < w < _size(kept[-1])[0]
+        if same and smaller and abs(width / w - height / max(h, 1)) < max(2 / w, 2 / max(h, 1)) * width / w:
+            kept.append(level)
+    return kept
 
 
 def _size(level: Any) -> tuple[int, int]:
@@ -118,39 +165,86 @@ def _size(level: Any) -> tuple[int, int]:
     return int(shape.get("X", 0)), int(shape.get("Y", 0))
 
 
-def _resolution(page: Any) -> tuple[float, float] | None:
+def _not_rgb(page: Any) -> str:
+    if page.dtype is None or page.dtype != np.uint8:
+        return f"its pixels are {page.dtype}, not 8-bit RGB; fluorescence and raw data are not tiled"
+    if page.samplesperpixel not in (3, 4) or page.photometric not in (_RGB, _YCBCR):
+        kind = getattr(page.photometric, "name", page.photometric)
+        return f"{page.samplesperpixel} channel(s) of kind {kind}, not RGB; only brightfield slides are tiled"
+    if page.photometric == _YCBCR and page.compression not in _TO_RGB:
+        return "YCbCr pixels that are no JPEG; convert it to RGB"
+    return ""
+
+
+def _not_plane(series: Any) -> str:
+    if set("XY") <= set(series.axes) <= set("SXY"):  # grey is one plane too: _not_rgb tells of it
+        return ""
+    return f"an image of axes {series.axes} {series.shape}, not one RGB plane; stacks are not tiled"
+
+
+def _cut_short(tiff: tifffile.TiffFile, series: Any) -> str:
+    """Interrupted copies: the chain of pages or the pixels reach beyond the end of the file."""
+    file, size = tiff.filehandle, tiff.filehandle.size
+    ends = [
+        max(
+            (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)),
+            default=0,
+        )
+        for page in (level.keyframe for level in _levels(series))
+    ]
+    file.seek(tiff.pages.next_page_offset or 0)
+    next_page = int.from_bytes(file.read(tiff.tiff.offsetsize), "big" if tiff.byteorder == ">" else "little")
+    if max(*ends, next_page) <= size and (next_page == 0 or next_page == tiff.pages[0].offset):
+        return ""
+    return f"cut short: it has {size:,} bytes and should have more; get a fresh copy"
+
+
+def _one_piece(page: Any, size: tuple[int, int]) -> tuple[str, ...]:
+    """A warning where the format leaves no choice but to decode a big image whole."""
+    if len(page.dataoffsets) > 1 or page.compression == 1 or size[0] * size[1] < _ONE_PIECE_PX:
+        return ()
+    gib = size[0] * size[1] * page.samplesperpixel / 2**30
+    return (f"compressed in one piece: each worker decodes it whole, {gib:.1f} GiB; better save it in tiles",)
+
+
+def _resolution(page: Any) -> Pair | None:
     def ratio(name: str) -> float | None:
         tag = page.tags.get(name)
         return tag.value[0] / tag.value[1] if tag is not None and tag.value[1] else None
 
     unit = page.tags.get("ResolutionUnit")
-    return tiff_resolution_mpp(ratio("XResolution"), ratio("YResolution"), unit and int(unit.value))
+    return tiff_resolution_mpp(ratio("XResolution"), ratio("YResolution"), int(unit.value) if unit else None)
 
 
-def _ome_mpp(xml: str | None) -> tuple[float, float] | None:
-    """um/px of the first image; two attributes are looked up, so the foreign XML is not parsed."""
+def _ome_mpp(xml: str | None, index: int) -> Pair | None:
+    """um/px of the image at `index`; a few attributes are looked up, so the foreign XML is never parsed."""
+    images = re.split(r"<(?:\w+:)?Image[\s>]", xml or "")[1:]
+    pixels = re.search(r"<(?:\w+:)?Pixels\s[^>]*>", images[index]) if index < len(images) else None
 
     def side(axis: str) -> float | None:
-        size = re.search(rf'PhysicalSize{axis}="([0-9.eE+-]+)"', xml or "")
-        unit = re.search(rf'PhysicalSize{axis}Unit="([^"]*)"', xml or "")
-        factor = _UM.get(unit.group(1)) if unit else 1.0
-        return float(size.group(1)) * factor if size and factor else None
+        said = dict(re.findall(r'(PhysicalSize\w+)="([^"]*)"', pixels.group() if pixels else ""))
+        factor = _UM.get(html.unescape(said.get(f"PhysicalSize{axis}Unit", "µm")))
+        size = said.get(f"PhysicalSize{axis}")
+        return float(size) * factor if size and factor else None
 
     x, y = side("X"), side("Y")
     return (x, y or x) if x else None
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
+def _told_as_slide_error(path: Path) -> Iterator[None]:
     """Turn what a bad TIFF raises into one SlideError; tifffile's own log lines stay out."""
     log = logging.getLogger("tifffile")
-    before, log.disabled = log.disabled, True
+
+    def silent(_: logging.LogRecord) -> bool:  # one function a call: threads do not undo each other's
+        return False
+
+    log.addFilter(silent)
     try:
         yield
-    except SlideError:
-        raise
     except _BAD_FILE as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise SlideError(f"{name}: cannot be read as TIFF ({reason}); get a fresh copy") from error
+        if isinstance(error, SlideError):
+            raise
+        raise SlideError(f"{shown(path)}: cannot be read as TIFF ({reason(error, path)}); get a fresh copy") from error
     finally:
-        log.disabled = before
+        log.removeFilter(silent)
