@@ -170,7 +170,8 @@ def test_a_batch_of_none_is_refused() -> None:
 
 
 def out_of_memory_above(limit: int, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = scorer._model
+    """As on a GPU whose memory holds `limit` tiles; there, batches are not shared among threads."""
+    scorer._pool, model = None, scorer._model
 
     def forward(planes: torch.Tensor) -> torch.Tensor:
         if len(planes) > limit:
@@ -185,7 +186,6 @@ def test_out_of_memory_halves_the_batch_and_keeps_every_row(
 ) -> None:
     store, scorer = a_store(13), Scorer(a_checkpoint(), CPU)
     whole = score_tiles(store, scorer, batch=13)
-    scorer.piece = 1 << 30
     out_of_memory_above(3, scorer, monkeypatch)
     np.testing.assert_allclose(score_tiles(store, scorer, batch=13).probs, whole.probs, atol=1e-5)
     assert scorer.piece == 3  # 13, 6, 3

@@ -22,7 +22,7 @@ from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store import TileStore
 
 MPP_TOLERANCE = 0.05  # objectives called 20x and 40x differ by about as much between scanners
-_CPU_PIECE = 8  # tiles in one forward pass on a CPU: larger ones fault fresh memory in page by page
+_CPU_PIECE = 4  # most tiles in one forward pass on a CPU: more would fault fresh memory in page by page
 _READERS = {"cpu": 1, "cuda": 4}  # threads reading ahead: on a CPU the network needs the cores
 _AHEAD = 2  # batches in the queue for each reader
 
@@ -39,9 +39,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device(present[0] if present else "cpu")
     wanted = "cuda:0" if name == "cuda" else name
     if wanted not in ("cpu", *present):
-        raise ModelError(
-            f"device {name!r} is not here; this machine has {', '.join(['cpu', *present])}, or use auto"
-        )
+        raise ModelError(f"device {name!r} is not here; this machine has {', '.join(['cpu', *present])}, or use auto")
     return torch.device(wanted)
 
 
@@ -73,25 +71,28 @@ def check_fit(grid: TileGrid, checkpoint: Checkpoint, *, resample: bool = False)
     if (px != grid.tile_px or px != checkpoint.input_px) and not resample:
         raise ModelError(f"{have}, {want}; use {cut_anew}, or reduce them with --set model.resample=true")
     if px < MIN_INPUT_PX:
-        raise ModelError(
-            f"{have}, {want}: {px} px at its scale are too few, {MIN_INPUT_PX} needed; use {cut_anew}"
-        )
+        raise ModelError(f"{have}, {want}: {px} px at its scale are too few, {MIN_INPUT_PX} needed; use {cut_anew}")
     return px
 
 
 class Scorer:
-    """A model loaded once on a device, for any number of slides; on a GPU in bfloat16 or float16."""
+    """A model loaded once on a device, for any number of slides; on a GPU in bfloat16 or float16.
+
+    On a CPU, batches are shared among threads that compute alone: torch's own threads wait for each other
+    after every layer, and came down from 45 to 5 tiles/s where other processes were using the cores.
+    """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         """Loads the weights onto `device`, channels last, in eval mode."""
         self.checkpoint = checkpoint
         self.device = device
-        self.piece = _CPU_PIECE if device.type == "cpu" else 1 << 30  # most tiles in one forward pass
+        self.piece = 1 << 30  # most tiles in one forward pass on a GPU; less once its memory was full
+        self._threads = max(1, min(torch.get_num_threads(), _cores()))
+        self._pool: ThreadPoolExecutor | None = None
         if device.type == "cpu":
-            torch.set_num_threads(max(1, min(torch.get_num_threads(), _cores())))
+            self._pool = ThreadPoolExecutor(self._threads, "score-tiles", torch.set_num_threads, (1,))
         self._model = build_model(checkpoint).to(memory_format=torch.channels_last).to(device)
-        half = torch.bfloat16 if device.type == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
-        self._autocast = torch.autocast(device.type, dtype=half, enabled=device.type != "cpu")
+        self._half = torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
         self._shift = 255 * torch.tensor(checkpoint.mean, device=device)[:, None, None]
         self._scale = 255 * torch.tensor(checkpoint.std, device=device)[:, None, None]
 
@@ -101,32 +102,40 @@ class Scorer:
         When the GPU's memory does not hold them, fewer are taken at a time, from then on; ModelError when
         it does not hold one.
         """
-        out, start = [], 0
-        while start < len(tiles):
-            part = self._forward(tiles[start : start + self.piece], px)
-            if part is None:
-                self._take_less(min(self.piece, len(tiles) - start), px)
-                continue
-            out.append(part)
-            start += len(part)
-        return np.concatenate(out) if out else np.empty((0, len(self.checkpoint.class_names)), np.float32)
+        parts = self._by_turns(tiles, px) if self._pool is None else self._by_threads(self._pool, tiles, px)
+        return np.concatenate([np.empty((0, len(self.checkpoint.class_names)), np.float32), *parts])
 
-    def _forward(self, tiles: np.ndarray, px: int) -> np.ndarray | None:
-        """Output (n, C) of one pass, or None when the device is out of memory."""
-        try:
-            with torch.inference_mode(), self._autocast:
-                pixels = torch.from_numpy(np.require(tiles, np.uint8, ["C", "W"])).to(self.device)
-                planes = _reduced(pixels.permute(0, 3, 1, 2).float(), px)  # NHWC in memory: channels last
-                return self._model((planes - self._shift) / self._scale).float().cpu().numpy()
-        except torch.cuda.OutOfMemoryError:
-            return None  # recovered from outside: here the traceback still holds the memory
+    def _by_threads(self, pool: ThreadPoolExecutor, tiles: np.ndarray, px: int) -> list[np.ndarray]:
+        piece = min(_CPU_PIECE, max(1, -(-len(tiles) // self._threads)))
+        parts = [tiles[start : start + piece] for start in range(0, len(tiles), piece)]
+        return list(pool.map(self._forward, parts, [px] * len(parts)))
+
+    def _by_turns(self, tiles: np.ndarray, px: int) -> list[np.ndarray]:
+        out: list[np.ndarray] = []
+        start = 0
+        while start < len(tiles):
+            part = tiles[start : start + self.piece]
+            try:
+                out.append(self._forward(part, px))
+                start += len(part)
+                continue
+            except torch.cuda.OutOfMemoryError:
+                pass  # recovered from below: here the traceback still holds the memory
+            self._take_less(len(part), px)
+        return out
+
+    def _forward(self, tiles: np.ndarray, px: int) -> np.ndarray:
+        """Output (n, C) float32 of one pass."""
+        mixed = torch.autocast(self.device.type, dtype=self._half, enabled=self.device.type == "cuda")
+        with torch.inference_mode(), mixed:
+            pixels = torch.from_numpy(np.require(tiles, np.uint8, ["C", "W"])).to(self.device)
+            planes = _reduced(pixels.permute(0, 3, 1, 2).float(), px)  # NHWC in memory: channels last
+            return self._model((planes - self._shift) / self._scale).float().cpu().numpy()
 
     def _take_less(self, tried: int, px: int) -> None:
         torch.cuda.empty_cache()
         if tried == 1:
-            raise ModelError(
-                f"{self.device} has no memory for one tile of {px} px; use smaller tiles or --device cpu"
-            )
+            raise ModelError(f"{self.device} has no memory for one tile of {px} px; use smaller tiles or --device cpu")
         self.piece = tried // 2
         log.warning("%s is out of memory with %d tiles; going on with %d", self.device, tried, self.piece)
 
@@ -175,9 +184,7 @@ def score_tiles(
     return scores
 
 
-def _read_ahead(
-    store: TileStore, batch: int, *, readers: int
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _read_ahead(store: TileStore, batch: int, *, readers: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(first tile, tiles, readable) of each batch in order, read by threads `_AHEAD` batches ahead."""
     starts = iter(range(0, store.n_tiles, batch))
     queue: deque[tuple[int, Future[Any]]] = deque()

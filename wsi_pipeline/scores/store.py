@@ -73,9 +73,7 @@ def write_scores(store_path: str | Path, scores: Scores, *, key: str = "") -> No
     """
     store = _open_group(store_path, mode="r+")
     if not np.array_equal(scores.rowcol, store["rowcol"][:]):
-        raise StoreError(
-            f"{store_path}: {len(scores.rowcol)} scored tiles are not those of the store; score again"
-        )
+        raise StoreError(f"{store_path}: {len(scores.rowcol)} scored tiles are not those of the store; score again")
     columns = scores.probs.shape[1]
     attributes = {name: getattr(scores, name) for name in _TOLD} | {"key": key, "complete": False}
     try:
@@ -113,14 +111,10 @@ def read_scores(store_path: str | Path, checkpoint_id: str, *, key: str | None =
     if not told.get("complete"):
         raise StoreError(f"{store_path}: scores of model {checkpoint_id} are incomplete; score again")
     if key is not None and told["key"] != key:
-        raise StoreError(
-            f"{store_path}: scores are of {told['key']}, not of {key}: settings changed; score again"
-        )
+        raise StoreError(f"{store_path}: scores are of {told['key']}, not of {key}: settings changed; score again")
     rowcol, probs = np.asarray(store["rowcol"][:]), np.asarray(array[:])
     if len(rowcol) != len(probs):
-        raise StoreError(
-            f"{store_path}: {len(probs)} scores for {len(rowcol)} tiles: cut anew since; score again"
-        )
+        raise StoreError(f"{store_path}: {len(probs)} scores for {len(rowcol)} tiles: cut anew since; score again")
     names, positive = tuple(told["class_names"]), tuple(told["positive"])
     fields = {name: told[name] for name in _TOLD} | {"class_names": names, "positive": positive}
     return Scores(rowcol=rowcol, probs=probs, checkpoint_id=checkpoint_id, **fields)

@@ -37,6 +37,8 @@ class PiecesOfPage:
         """`size_px` (width, height) pixels from (x, y) on -> (height, width, 3) uint8, white outside."""
         width, height = size_px
         region = np.full((height, width, self._samples), WHITE, np.uint8)
+        if x >= self._width or y >= self._height:  # the last pieces reach over the edge, with no image there
+            return region[..., :3]
         rows, cols = self._piece
         for row in range(max(y, 0) // rows, -(-min(y + height, self._height) // rows)):
             for col in range(max(x, 0) // cols, -(-min(x + width, self._width) // cols)):

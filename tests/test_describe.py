@@ -1,0 +1,48 @@
+"""A Slide from what the file says and what the user says."""
+
+from pathlib import Path
+
+import pytest
+
+from wsi_pipeline.errors import ScaleError
+from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.slide.describe import Facts, Slide, describe, working_mpp
+
+
+def a_slide(folder: Path, *, mpp: tuple[float, float] | None = None, **facts: object) -> Slide:
+    (folder / "case.svs").write_bytes(b"12345")
+    known = {"level_sizes": ((400, 200), (100, 50)), "level_downsamples": (1.0, 4.0)} | facts
+    found = Facts(vendor="aperio", backend="openslide", codec="JPEG", **known)
+    return describe(folder / "case.svs", found, slide_id=None, mpp=mpp, mpp_default=None)
+
+
+def test_the_name_without_suffix_is_the_id_where_none_is_given(tmp_path: Path) -> None:
+    slide = a_slide(tmp_path, mpp=(0.5, 0.4))
+    assert (slide.id, slide.size_l0, slide.mpp_l0) == ("case", (400, 200), Mpp(0.5, 0.4, "manifest"))
+
+
+def test_the_fingerprint_is_quickhash_and_size_or_a_hash_of_its_own(tmp_path: Path) -> None:
+    assert a_slide(tmp_path, mpp=(0.5, 0.5), quickhash="abc").fingerprint == "abc-5"
+    assert a_slide(tmp_path, mpp=(0.5, 0.5)).fingerprint.endswith("-5")
+
+
+def test_a_manifest_against_the_objective_is_taken_with_a_warning(tmp_path: Path) -> None:
+    slide = a_slide(tmp_path, mpp=(0.5, 0.5), stated_mpp=(0.25, 0.25), objective_power=40.0)
+    assert slide.mpp_l0.source == "manifest"
+    assert slide.warnings == ("mpp 0.5 of the manifest does not fit the objective of 40x",)
+
+
+def test_a_file_against_its_own_objective_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ScaleError, match=r"^case\.svs: .*objective of 40x"):
+        a_slide(tmp_path, stated_mpp=(0.5, 0.5), objective_power=40.0)
+
+
+def test_a_single_level_giant_is_said_to_be_slow(tmp_path: Path) -> None:
+    facts = {"level_sizes": ((20_000, 10_000),), "level_downsamples": (1.0,)}
+    assert a_slide(tmp_path, mpp=(0.5, 0.5), **facts).warnings == ("a single level: overviews are slow to read",)
+
+
+def test_pixels_that_are_not_square_are_resampled_to_square_ones(tmp_path: Path) -> None:
+    slide = a_slide(tmp_path, mpp=(0.25, 0.24))
+    assert working_mpp(slide, 0.25) == Mpp(0.25, 0.25, "resampled")
+    assert working_mpp(a_slide(tmp_path, mpp=(0.25, 0.252)), 0.25) == Mpp(0.25, 0.252, "level")
