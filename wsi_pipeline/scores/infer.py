@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from time import perf_counter
 from typing import Any
 
@@ -87,7 +88,7 @@ class Scorer:
         self.checkpoint = checkpoint
         self.device = device
         self.piece = 1 << 30  # most tiles in one forward pass on a GPU; less once its memory was full
-        self._threads = max(1, min(torch.get_num_threads(), _cores()))
+        self._threads = _cores()
         self._pool: ThreadPoolExecutor | None = None
         if device.type == "cpu":
             self._pool = ThreadPoolExecutor(self._threads, "score-tiles", torch.set_num_threads, (1,))
@@ -235,6 +236,8 @@ def _fits(grid: TileGrid, mpp: float, px: int) -> bool:
     return all(abs(axis * factor - 1) <= MPP_TOLERANCE for axis in (grid.mpp.x, grid.mpp.y))
 
 
+@cache
 def _cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use; asked once, since a Scorer's threads change torch's own answer."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(torch.get_num_threads(), mine))
