@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY = .venv/bin/python
 STAMP = .venv/.installed
 
-.PHONY: demo test test-big check bench clean
+.PHONY: demo test test-big check clean
 
 demo: $(STAMP)  ## draw a cohort of synthetic slides, run everything, print measured against true areas
 	$(PY) -m wsi_pipeline demo --out runs/demo --overwrite
@@ -15,12 +15,9 @@ test-big: $(STAMP)  ## the 40,000 px slide: minutes, and about 8 GB of disk
 	$(PY) -m pytest -q -s -m big
 
 check: $(STAMP)  ## style, types, layers
-	$(PY) -m ruff check wsi_pipeline workflows benchmarks tests
+	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_layers.py tests/test_project.py
-
-bench: $(STAMP)
-	$(PY) benchmarks/pipeline.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache runs/demo
