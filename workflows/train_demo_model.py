@@ -1,7 +1,7 @@
 """Train the model in the box, `models/demo`: a small DenseNet that tells drawn tumour from other tissue.
 
     python workflows/train_demo_model.py                 # about 15 minutes on two cores; repeatable by seed
-    python workflows/train_demo_model.py --check-only    # measures drawn slides again and changes no file
+    python workflows/train_demo_model.py --check-only    # maps drawn slides again with the model that is there
 
 Tiles come from `draw_tiles`; a tile is positive when its centre lies in tumour, so that a probability of
 a half means a border through the centre, and mapped areas come back without bias. It never sees real tissue.
@@ -42,7 +42,7 @@ MODEL_CARD = """# Model card: demo
 
 | | |
 |---|---|
-| What | `{checkpoint.arch}`: a DenseNet of {weights:,} numbers, one class `tumour`, a sigmoid |
+| What | `{checkpoint.arch}`: a DenseNet of {weights:,} weights, one class `tumour`, a sigmoid |
 | Input | {checkpoint.input_px} x {checkpoint.input_px} px RGB at {checkpoint.mpp} um/px |
 | Output | probability that the *centre* of the tile lies in tumour, calibrated |
 | Threshold | {checkpoint.threshold}; temperature {checkpoint.temperature}, prior {checkpoint.prior[0]} |
@@ -51,9 +51,9 @@ MODEL_CARD = """# Model card: demo
 
 ## Data
 
-Synthetic only: {checkpoint.about[data]}. They are drawn by formulas (stroma, dense stroma, lymphoid patches,
-tumour, glass; stain, light and JPEG varied). No image of a patient was used.
-Training: {checkpoint.about[training]}, turns, flips, stain, light and white padding varied.
+Synthetic only: {checkpoint.about[data]}.
+Drawn by formulas: stroma, dense stroma, lymphoid patches, tumour, glass; stain and JPEG varied. No image of a
+patient was used. Training: {checkpoint.about[training]}; turns, flips, stain, light and white padding varied.
 
 ## Measured on {found[tiles]} other drawn tiles ({found[positive]} positive, a third of all across a border)
 
@@ -105,9 +105,7 @@ def augment(rgb: np.ndarray, rng: np.random.Generator) -> Tensor:
 
     None of it moves the centre of a tile, so its label stays.
     """
-    turned = np.stack(
-        [_turn(tile, int(k)) for tile, k in zip(rgb, rng.integers(0, 8, len(rgb)), strict=True)]
-    )
+    turned = np.stack([_turn(tile, int(k)) for tile, k in zip(rgb, rng.integers(0, 8, len(rgb)), strict=True)])
     density = -torch.log((torch.from_numpy(turned).float() + 1) / 256)
     basis = np.asarray(STAINS) / np.linalg.norm(STAINS, axis=1, keepdims=True)
     amounts = rng.uniform(0.85, 1.18, (len(rgb), 3, 1))
@@ -116,9 +114,7 @@ def augment(rgb: np.ndarray, rng: np.random.Generator) -> Tensor:
     lit = (torch.exp(-(density.flatten(1, 2) @ mix)).reshape(density.shape) * light).clamp(0, 1)
     for i in np.flatnonzero(rng.uniform(size=len(rgb)) < 0.1):
         side = lit[i].transpose(0, 1) if rng.uniform() < 0.5 else lit[i]
-        width = int(
-            rng.integers(1, TILE_PX // 2 - 16)
-        )  # white as beyond the edge of a slide, not to the centre
+        width = int(rng.integers(1, TILE_PX // 2 - 16))  # white as beyond the edge of a slide, not to the centre
         side[slice(width) if rng.uniform() < 0.5 else slice(-width, None)] = 1.0
     return to_input(lit)
 
@@ -141,9 +137,7 @@ def train(tiles: Tiles, *, epochs: int, batch: int, rate: float, seed: int) -> t
         began, total = time.perf_counter(), 0.0
         order = rng.permutation(len(tiles.rgb))
         for rows in order[: len(order) // batch * batch].reshape(-1, batch):
-            loss = weighted_bce(
-                model(augment(tiles.rgb[rows], rng)), torch.from_numpy(tiles.labels[rows]), w_p, w_n
-            )
+            loss = weighted_bce(model(augment(tiles.rgb[rows], rng)), torch.from_numpy(tiles.labels[rows]), w_p, w_n)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -157,9 +151,7 @@ def train(tiles: Tiles, *, epochs: int, batch: int, rate: float, seed: int) -> t
 def raw_logits(model: nn.Module, tiles: Tiles) -> np.ndarray:
     """(n, 1) float32 output for the tiles as they are."""
     with torch.inference_mode():
-        parts = [
-            model(to_input(torch.from_numpy(part).float() / 255)) for part in np.array_split(tiles.rgb, 64)
-        ]
+        parts = [model(to_input(torch.from_numpy(part).float() / 255)) for part in np.array_split(tiles.rgb, 64)]
     return torch.cat(parts).numpy()
 
 
@@ -188,20 +180,14 @@ def measure(checkpoint: Checkpoint, tiles: Tiles) -> dict[str, Any]:
 
 def check_slide(checkpoint: Checkpoint, *, seed: int, tumour: bool) -> dict[str, float]:
     """A whole drawn slide cut at a stride of 64 px: true and mapped area in mm2, one cell a tile's centre."""
-    ellipses = (
-        [Tumour(1000 + 15 * seed, 1060 - 12 * seed, 520 - 40 * seed, 380 + 30 * seed)] if tumour else []
-    )
+    ellipses = [Tumour(1000 + 15 * seed, 1060 - 12 * seed, 520 - 40 * seed, 380 + 30 * seed)] if tumour else []
     with TemporaryDirectory() as folder:
-        truth = draw_slide(
-            Path(folder) / "slide.tif", size_px=(4096, 4096), mpp=MPP, tumours=ellipses, seed=seed
-        )
+        truth = draw_slide(Path(folder) / "slide.tif", size_px=(4096, 4096), mpp=MPP, tumours=ellipses, seed=seed)
         rgb = tifffile.imread(truth.path, level=0)
     tiles = sliding_window_view(rgb, (TILE_PX, TILE_PX), axis=(0, 1))[::STRIDE_PX, ::STRIDE_PX]
     scorer = Scorer(checkpoint, pick_device("cpu"))
     rows = [scorer.logits(np.moveaxis(row, 1, -1), TILE_PX) for row in tiles]
-    p = probabilities(
-        np.concatenate(rows), exclusive=False, prior=checkpoint.prior, temperature=checkpoint.temperature
-    )
+    p = probabilities(np.concatenate(rows), exclusive=False, prior=checkpoint.prior, temperature=checkpoint.temperature)
     mapped = float((p >= checkpoint.threshold).sum() * (STRIDE_PX * MPP) ** 2 * 1e-6)
     error = 100 * (mapped / truth.tumour_mm2 - 1) if tumour else float("nan")
     return {"seed": seed, "true_mm2": truth.tumour_mm2, "mapped_mm2": mapped, "error_percent": error}
@@ -220,11 +206,8 @@ def main() -> None:
     slides = [check_slide(checkpoint, seed=seed, tumour=True) for seed in (1, 2, 3)]
     slides.append(check_slide(checkpoint, seed=4, tumour=False))
     for slide in slides:
-        log.info(
-            "slide %(seed)d: true %(true_mm2).4f mm2, mapped %(mapped_mm2).4f, %(error_percent)+.2f %%", slide
-        )
-    if not options.check_only:
-        (options.out / "README.md").write_text(model_card(checkpoint, slides), encoding="utf-8")
+        log.info("slide %(seed)d: true %(true_mm2).4f mm2, mapped %(mapped_mm2).4f, %(error_percent)+.2f %%", slide)
+    (options.out / "README.md").write_text(model_card(checkpoint, slides), encoding="utf-8")
 
 
 def make_checkpoint(options: argparse.Namespace) -> Checkpoint:
@@ -261,7 +244,7 @@ def make_checkpoint(options: argparse.Namespace) -> Checkpoint:
 def model_card(checkpoint: Checkpoint, slides: list[dict[str, float]]) -> str:
     """The README beside the weights."""
     found = checkpoint.about["measured"]
-    weights = sum(t.numel() for t in checkpoint.state.values() if t.is_floating_point())
+    weights = sum(weight.numel() for weight in build_model(checkpoint).parameters())
     areas = "\n".join(
         f"| {s['seed']} | {s['true_mm2']:.4f} | {s['mapped_mm2']:.4f} | "
         + (f"{s['error_percent']:+.2f} % |" if s["true_mm2"] else "no tumour drawn |")
@@ -271,17 +254,13 @@ def model_card(checkpoint: Checkpoint, slides: list[dict[str, float]]) -> str:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "models" / "demo")
     parser.add_argument("--tiles", type=int, default=6000, help="drawn for training")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2, help="another number may change the last digits")
-    parser.add_argument(
-        "--check-only", action="store_true", help="map drawn slides with the model that is there"
-    )
+    parser.add_argument("--check-only", action="store_true", help="train nothing; map drawn slides again")
     return parser.parse_args()
 
 
