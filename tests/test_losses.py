@@ -79,16 +79,12 @@ def test_loss_is_prevalence_times_the_loss_with_pos_weight() -> None:
     w_p, w_n = class_weights(y)
     found = weighted_bce(z, y, w_p, w_n).item()
     assert found == pytest.approx(0.3645558080, abs=1e-6)
-    assert found == pytest.approx(
-        0.25 * binary_cross_entropy_with_logits(z, y, pos_weight=torch.tensor(3.0)).item()
-    )
+    assert found == pytest.approx(0.25 * binary_cross_entropy_with_logits(z, y, pos_weight=torch.tensor(3.0)).item())
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_a_confident_error_costs_its_logit_in_any_precision(kind: torch.dtype) -> None:
-    loss = weighted_bce(
-        torch.full((1, 1), 100.0, dtype=kind), torch.zeros(1, 1, dtype=kind), np.ones(1), np.ones(1)
-    )
+    loss = weighted_bce(torch.full((1, 1), 100.0, dtype=kind), torch.zeros(1, 1, dtype=kind), np.ones(1), np.ones(1))
     assert loss.item() == 100.0
     assert loss.dtype == torch.float32
 

@@ -127,9 +127,7 @@ def _find(where: str | Path) -> Path:
         path = path / WEIGHTS
     if not path.is_file():
         names = ", ".join(shipped) or "none"
-        raise ModelError(
-            f"{path}: no such model; give a folder with {WEIGHTS} and {CARD}, or of the box: {names}"
-        )
+        raise ModelError(f"{path}: no such model; give a folder with {WEIGHTS} and {CARD}, or of the box: {names}")
     return path
 
 
@@ -190,17 +188,13 @@ def _check_weights(card: Card, state: Mapping[str, Tensor]) -> None:
     wanted = _empty_model(card).state_dict()
     matched = wanted.keys() & state.keys()
     if not matched:
-        raise ModelError(
-            f"none of its {len(state)} tensors is of {card.arch}: {_some(state)} for {_some(wanted)}"
-        )
+        raise ModelError(f"none of its {len(state)} tensors is of {card.arch}: {_some(state)} for {_some(wanted)}")
     head = state.get("classifier.weight")
     if head is not None and len(head) != len(card.class_names):
         names = f"{len(card.class_names)}: {', '.join(card.class_names)}"
         raise ModelError(f"classifier.weight gives {len(head)} classes, the card names {names}")
     if missing := wanted.keys() - matched:
-        raise ModelError(
-            f"{len(missing)} of {len(wanted)} tensors of {card.arch} are missing: {_some(missing)}"
-        )
+        raise ModelError(f"{len(missing)} of {len(wanted)} tensors of {card.arch} are missing: {_some(missing)}")
     if extra := state.keys() - matched:
         raise ModelError(f"{len(extra)} tensors do not belong to {card.arch}: {_some(extra)}")
     for name in sorted(matched):

@@ -70,7 +70,7 @@ def check_fit(grid: TileGrid, checkpoint: Checkpoint, *, resample: bool = False)
     if not fits and (px >= grid.tile_px or not _fits(grid, checkpoint.mpp, px)):
         raise ModelError(f"{have}, {want}, and reducing cannot bring them together; use {cut_anew}")
     if (px != grid.tile_px or px != checkpoint.input_px) and not resample:
-        raise ModelError(f"{have}, {want}; use {cut_anew}, or reduce them with --set model.resample=true")
+        raise ModelError(f"{have}, {want}; use {cut_anew}, or allow it with --set model.resample=true")
     if px < MIN_INPUT_PX:
         raise ModelError(f"{have}, {want}: {px} px at its scale are too few, {MIN_INPUT_PX} needed; use {cut_anew}")
     return px
