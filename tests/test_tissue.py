@@ -220,6 +220,13 @@ def test_the_outline_has_the_area_of_the_mask_in_level_0_pixels(tmp_path: Path) 
     assert polygons.area * 0.5**2 * 1e-6 == pytest.approx(tissue.tissue_mm2)
 
 
+def test_a_slide_without_the_colour_profile_asked_for_says_so_beside_its_tissue(tmp_path: Path) -> None:
+    truth = draw_slide(tmp_path / "a.tif", size_px=(1000, 800))
+    with SlideReader(open_slide(truth.path), icc=True) as reader:
+        tissue = find_tissue(reader, SETTINGS)
+    assert "no colour profile in the file: its colours are taken as they are" in tissue.warnings
+
+
 @pytest.mark.real
 def test_real_fluorescence_is_recognised_as_dark(real_data: Path) -> None:
     with SlideReader(open_slide(real_data / "slides/hamamatsu/test3-DAPI-2-387.ndpi")) as reader:

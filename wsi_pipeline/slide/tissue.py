@@ -68,9 +68,9 @@ def find_tissue(reader: SlideReader, settings: TissueSettings) -> TissueMask:
     thumbnail = reader.read_thumbnail(size_px)
     cell_l0 = width / size_px[0], height / size_px[1]
     cell_um = cell_l0[0] * mpp.x, cell_l0[1] * mpp.y
-    mask, thresholds, dark, warnings = tissue_from_rgb(thumbnail, settings, cell_um)
+    mask, thresholds, dark, found = tissue_from_rgb(thumbnail, settings, cell_um)
     tissue_mm2 = float(mask.sum()) * cell_um[0] * cell_um[1] * 1e-6
-    return TissueMask(mask, cell_l0, thumbnail, thresholds, tissue_mm2, dark, warnings)
+    return TissueMask(mask, cell_l0, thumbnail, thresholds, tissue_mm2, dark, (*reader.warnings, *found))
 
 
 def tissue_from_rgb(
