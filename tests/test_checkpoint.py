@@ -95,6 +95,37 @@ def test_half_precision_weights_are_computed_with_in_float32() -> None:
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def test_fields_at_their_default_leave_the_id_as_it_was() -> None:
+    first = a_checkpoint()
+    assert replace(first, thresholds=None, kind="plain", fit="pad", ordinal=False).id == first.id
+    others = [{"thresholds": (0.4,)}, {"kind": "retina"}, {"fit": "circle"}, {"ordinal": True}, {"mpp": None}]
+    assert len({first.id, *(replace(first, **fields).id for fields in others)}) == 6
+
+
+def test_each_class_has_its_threshold_or_the_one_for_all(tmp_path: Path) -> None:
+    one = a_checkpoint(class_names=("a", "b"), positive=(), prior=None, mpp=None)
+    assert one.class_thresholds.tolist() == [0.4, 0.4]
+    save_checkpoint(replace(one, thresholds=(0.1, 0.7)), tmp_path)
+    assert load_checkpoint(tmp_path).class_thresholds.tolist() == [0.1, 0.7]
+
+
+def test_half_the_bytes_are_saved_with_an_id_of_their_own(folder: Path, tmp_path: Path) -> None:
+    saved = save_checkpoint(a_checkpoint(), tmp_path / "half", half=True)
+    found = load_checkpoint(tmp_path / "half")
+    assert found.id == saved.id != a_checkpoint().id
+    assert found.state["classifier.weight"].dtype == torch.float16
+    assert found.state["features.norm0.num_batches_tracked"].dtype == torch.int64
+    sizes = [(path / "model.safetensors").stat().st_size for path in (folder, tmp_path / "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_weights_too_large_for_half_precision_are_refused_and_nothing_is_written(folder: Path) -> None:
+    state = weights() | {"classifier.bias": torch.tensor([1e5])}
+    with pytest.raises(ModelError, match="bias has values that are not finite in float16"):
+        save_checkpoint(a_checkpoint(state=state), folder, half=True)
+    assert load_checkpoint(folder).id == a_checkpoint().id
+
+
 @pytest.mark.parametrize("wrap", [dict, lambda state: {"epoch": 3, "state_dict": state}], ids=["plain", "wrapped"])
 @pytest.mark.parametrize("name", ["old.pth", "old.pt"])
 def test_a_torch_file_of_plain_weights_is_read_with_a_card_beside_it(
@@ -181,6 +212,10 @@ def test_weights_that_do_not_fit_are_named_with_both_numbers(
         ({"std": [0.2, 0.0, 0.2]}, "std.1: Input should be greater than 0"),
         ({"prior": [1.0]}, "prior.0: Input should be less than 1"),
         ({"prior": [0.2, 0.3]}, "prior has 2 values for 1 classes"),
+        ({"thresholds": [0.2, 0.3]}, "thresholds has 2 values for 1 classes"),
+        ({"class_names": ["tumour", "b"], "exclusive": True, "ordinal": True, "prior": None}, "exclusive and ordinal"),
+        ({"kind": "mri"}, "kind: Input should be 'histology', 'chest_xray', 'retina', 'skin' or 'plain'"),
+        ({"fit": "squash"}, "fit: Input should be 'pad', 'crop' or 'circle'"),
         ({"temperature": 0}, "temperature: Input should be greater than 0"),
         ({"mpp": 500}, "mpp: Input should be less than or equal to 20"),
         ({"colour": "blue"}, "colour: Extra inputs are not permitted"),

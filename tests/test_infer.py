@@ -244,8 +244,9 @@ def test_tiles_that_do_not_fit_are_refused_with_both_numbers(grid: Any, resample
     [
         ({"positive": ()}, "counts no class as cancer"),
         ({"in_channels": 1, "mean": (0.5,), "std": (0.2,)}, "takes grey images"),
+        ({"mpp": None}, "knows no um/px: its images had no scale"),
     ],
-    ids=["no cancer", "grey"],
+    ids=["no cancer", "grey", "no scale"],
 )
 def test_models_that_score_no_slides_are_refused(fields: dict[str, Any], words: str) -> None:
     channels = fields.get("in_channels", 3)

@@ -6,15 +6,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wsi_pipeline.errors import ModelError
+from wsi_pipeline.learn.labels import Kind
 from wsi_pipeline.learn.models import MIN_INPUT_PX
 
 RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis."
 _Share = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0)]
+_Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Card(BaseModel):
-    """card.json: every field but `note` and `about` is part of the checkpoint's id."""
+    """card.json: every field but `note` and `about` is part of the checkpoint's id, unless at its default.
+
+    A new field needs a default that means what cards without it meant: their ids then stay as they were.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -25,12 +30,16 @@ class Card(BaseModel):
     exclusive: bool
     input_px: int = Field(ge=MIN_INPUT_PX, le=4096)
     in_channels: Literal[1, 3] = 3
-    mpp: float = Field(ge=0.05, le=20)
+    mpp: Annotated[float, Field(ge=0.05, le=20)] | None
     mean: tuple[float, ...]
     std: tuple[_Positive, ...]
     prior: tuple[_Share, ...] | None = None
     temperature: float = Field(1.0, gt=0)
-    threshold: float = Field(0.5, ge=0, le=1)
+    threshold: _Probability = 0.5
+    thresholds: tuple[_Probability, ...] | None = None
+    kind: Kind = "plain"
+    fit: Literal["pad", "crop", "circle"] = "pad"
+    ordinal: bool = False
     note: str = Field("", pattern=r"^[^\r\n]*$")
     about: dict[str, Any] = Field(default_factory=dict)
 
@@ -45,8 +54,12 @@ class Card(BaseModel):
             raise ValueError("exclusive needs two classes: a softmax over one is always 1")
         if not len(self.mean) == len(self.std) == self.in_channels:
             raise ValueError(f"{len(self.mean)} means, {len(self.std)} stds for {self.in_channels} channels")
-        if self.prior is not None and len(self.prior) != len(names):
-            raise ValueError(f"prior has {len(self.prior)} values for {len(names)} classes")
+        if self.exclusive and self.ordinal:
+            raise ValueError("exclusive and ordinal: grades are learned as cumulative tasks, a sigmoid each")
+        for field in ("prior", "thresholds"):
+            values = getattr(self, field)
+            if values is not None and len(values) != len(names):
+                raise ValueError(f"{field} has {len(values)} values for {len(names)} classes")
         return self
 
 

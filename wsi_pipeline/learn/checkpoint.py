@@ -9,10 +9,11 @@ import json
 import os
 import pickle
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.learn.card import RESEARCH_USE, Card, parse_card
+from wsi_pipeline.learn.labels import Kind
 from wsi_pipeline.learn.models import build_densenet
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -32,8 +34,9 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training loops 
 class Checkpoint:
     """Weights and their meaning; checked when made: ModelError names what does not fit.
 
-    `id` is computed: 12 hex digits of sha256 over the weights and all fields but `note` and `about`.
-    Input of the network: RGB in 0-1, minus `mean`, divided by `std`, `input_px` square at `mpp` um/px.
+    `id` is computed: 12 hex digits of sha256 over the weights and all fields but `note`, `about` and those
+    at their default. Input of the network: RGB in 0-1, minus `mean`, divided by `std`, `input_px` square at
+    `mpp` um/px. `about` tells data, loss weights with the digest of their split, settings, versions, metrics.
     """
 
     arch: str
@@ -41,13 +44,17 @@ class Checkpoint:
     positive: tuple[str, ...]  # the classes counted as cancer; may be empty, then it scores no slides
     exclusive: bool  # softmax if true, a sigmoid a class if not
     input_px: int  # side of the square input
-    mpp: float  # um/px of the pixels trained on
+    mpp: float | None  # um/px of the pixels trained on; None: images without a scale, it scores no slides
     mean: tuple[float, ...]  # a channel, of values in 0-1
     std: tuple[float, ...]
     state: dict[str, Tensor] = field(repr=False)
     prior: tuple[float, ...] | None = None  # prevalence of each class in training, undone in the output
     temperature: float = 1.0  # divides the logits, after the prior
     threshold: float = 0.5  # chosen on validation; cancer from this probability on
+    thresholds: tuple[float, ...] | None = None  # a class, chosen on validation; None: `threshold` for all
+    kind: Kind = "plain"  # of the images
+    fit: Literal["pad", "crop", "circle"] = "pad"  # how an image is brought to a square
+    ordinal: bool = False  # the classes are the cumulative tasks grade >= 1 ... grade >= C
     note: str = ""  # one line shown to the user
     about: dict[str, Any] = field(default_factory=dict, repr=False)  # how it was made; changes no output
     in_channels: int = 3
@@ -58,6 +65,11 @@ class Checkpoint:
         _check_weights(card, self.state)
         object.__setattr__(self, "id", _identity(card, self.state))
 
+    @property
+    def class_thresholds(self) -> np.ndarray:
+        """(C,) float64: the probability from which on each class counts as present."""
+        return np.array(self.thresholds or (self.threshold,) * len(self.class_names))
+
 
 def load_checkpoint(where: str | Path) -> Checkpoint:
     """The checkpoint of a folder of ours, a `.safetensors` or `.pth` file, or a model in the box by its name.
@@ -67,7 +79,7 @@ def load_checkpoint(where: str | Path) -> Checkpoint:
     its metadata. Raises ModelError when absent, unreadable, in need of unpickling, or not fitting.
     """
     path = _find(where)
-    state, inside = _read_weights(path)
+    state, inside = read_weights(path)
     written = _read_card(path, inside)
     expected = written.pop("id", None)
     written.pop("use", None)
@@ -83,12 +95,15 @@ def load_checkpoint(where: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
+def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, half: bool = False) -> Checkpoint:
     """Write `model.safetensors` and `card.json`; each is complete or not there, other files are left alone.
 
-    The card's id guards the moment between the two. Raises ModelError when the disk refuses; the
-    checkpoint that was there before is then kept.
+    With `half` weights are rounded to float16: half the bytes, another id. Returns what was saved. The
+    card's id guards the moment between the two files. Raises ModelError when the disk refuses, and for
+    weights that float16 cannot hold; the checkpoint that was there before is then kept.
     """
+    if half:
+        checkpoint = replace(checkpoint, state=_halved(checkpoint.state))
     card = {"use": RESEARCH_USE, "id": checkpoint.id} | _card_of(checkpoint).model_dump(mode="json")
     text = json.dumps(card, indent=2, ensure_ascii=False)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.items()}
@@ -98,6 +113,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
         _replace(target, {WEIGHTS: safetensors_bytes(state, {"card": text}), CARD: text.encode() + b"\n"})
     except OSError as error:
         raise ModelError(f"{target}: not saved ({error.strerror}); free the disk or name another") from error
+    return checkpoint
 
 
 def build_model(checkpoint: Checkpoint) -> nn.Module:
@@ -131,8 +147,8 @@ def _find(where: str | Path) -> Path:
     return path
 
 
-def _read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """(weights, card text in the metadata) of a file, by its suffix."""
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """(weights, card text in the metadata) of a file, by its suffix; ModelError for all that is no weights."""
     if path.suffix in (".pth", ".pt"):
         return _read_torch(path), None
     if path.suffix != ".safetensors":
@@ -202,7 +218,8 @@ def _check_weights(card: Card, state: Mapping[str, Tensor]) -> None:
         if got != want:
             raise ModelError(f"{name} has shape {got}, {card.arch} on {card.in_channels} channels {want}")
         if not torch.isfinite(state[name]).all():
-            raise ModelError(f"{name} has values that are not finite; use a checkpoint from before that")
+            kind = str(state[name].dtype).removeprefix("torch.")
+            raise ModelError(f"{name} has values that are not finite in {kind}; use a checkpoint from before that")
 
 
 def _empty_model(card: Card) -> nn.Module:
@@ -217,13 +234,17 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _identity(card: Card, state: Mapping[str, Tensor]) -> str:
-    meaning = card.model_dump(mode="json", exclude={"note", "about"})
+    meaning = card.model_dump(mode="json", exclude={"note", "about"}, exclude_defaults=True)
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def _replace(folder: Path, files: Mapping[str, bytes]) -> None:

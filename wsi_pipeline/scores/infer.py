@@ -57,17 +57,15 @@ def check_fit(grid: TileGrid, checkpoint: Checkpoint, *, resample: bool = False)
       0.25 um/px -> 256 px at 0.5), else by an antialiased triangle filter. The field of view is the tile's.
 
     Raises ModelError with both numbers and the knob to set when they do not agree, and for a model that
-    cannot score slides: no positive class, or grey input.
+    cannot score slides: no positive class, grey input, or no scale.
     """
-    if not checkpoint.positive or checkpoint.in_channels != 3:
-        lack = "counts no class as cancer" if not checkpoint.positive else "takes grey images"
-        raise ModelError(f"model {checkpoint.id} {lack}; use one made for slides, such as demo")
+    mpp = _slide_mpp(checkpoint)
     have = f"tiles are {grid.tile_px} px at {grid.mpp.x:.4g} x {grid.mpp.y:.4g} um/px"
-    want = f"model {checkpoint.id} wants {checkpoint.input_px} px at {checkpoint.mpp:.4g} um/px"
-    cut_anew = f"--set tiles.mpp={checkpoint.mpp:.4g} --set tiles.tile_px={checkpoint.input_px}"
-    fits = _fits(grid, checkpoint.mpp, grid.tile_px)
-    px = grid.tile_px if fits else round(grid.tile_px * grid.mpp.mean / checkpoint.mpp)
-    if not fits and (px >= grid.tile_px or not _fits(grid, checkpoint.mpp, px)):
+    want = f"model {checkpoint.id} wants {checkpoint.input_px} px at {mpp:.4g} um/px"
+    cut_anew = f"--set tiles.mpp={mpp:.4g} --set tiles.tile_px={checkpoint.input_px}"
+    fits = _fits(grid, mpp, grid.tile_px)
+    px = grid.tile_px if fits else round(grid.tile_px * grid.mpp.mean / mpp)
+    if not fits and (px >= grid.tile_px or not _fits(grid, mpp, px)):
         raise ModelError(f"{have}, {want}, and reducing cannot bring them together; use {cut_anew}")
     if (px != grid.tile_px or px != checkpoint.input_px) and not resample:
         raise ModelError(f"{have}, {want}; use {cut_anew}, or allow it with --set model.resample=true")
@@ -176,7 +174,7 @@ def score_tiles(
         probs=_probabilities(logits, checkpoint),
         checkpoint_id=checkpoint.id,
         threshold=checkpoint.threshold,
-        model_mpp=checkpoint.mpp,
+        model_mpp=_slide_mpp(checkpoint),
         note=checkpoint.note,
         seconds=perf_counter() - began,
         model_seconds=inside,
@@ -228,6 +226,19 @@ def _reduced(planes: Tensor, px: int) -> Tensor:
     if height % px == 0 and width % px == 0:
         return avg_pool2d(planes, (height // px, width // px))
     return interpolate(planes, size=(px, px), mode="bilinear", antialias=True)
+
+
+def _slide_mpp(checkpoint: Checkpoint) -> float:
+    """um/px of a model that can score slides; ModelError tells why it cannot."""
+    if not checkpoint.positive:
+        lack = "counts no class as cancer"
+    elif checkpoint.in_channels != 3:
+        lack = "takes grey images"
+    elif checkpoint.mpp is None:
+        lack = "knows no um/px: its images had no scale"
+    else:
+        return checkpoint.mpp
+    raise ModelError(f"model {checkpoint.id} {lack}; use one made for slides, such as demo")
 
 
 def _fits(grid: TileGrid, mpp: float, px: int) -> bool:
