@@ -43,6 +43,7 @@ def an_extent(probability, *, cell_l0=(32.0, 32.0), names=("tumour",), classes=N
         "mpp_l0": Mpp(0.5, 0.5),
         "threshold": 0.5,
     }
+    fields["unread"] = np.zeros(values.shape, bool)
     areas = ("tissue_mm2", "unread_mm2", "cancer_mm2", "cancer_mm2_low", "cancer_mm2_high")
     fields |= dict.fromkeys((*areas, "share", "share_low", "share_high"), 0.25)
     return ExtentMap(**{**fields, **other})

@@ -151,7 +151,7 @@ def test_areas_count_only_the_tissue_of_a_cell():
 
 def test_unreadable_tiles_are_no_cancer_and_their_tissue_is_told():
     extent = mapped((64, 32), 32, 32, lambda x, y: np.nan if x < 32 else 1.0)
-    assert np.isnan(extent.probability).tolist() == [[True, False]]
+    assert np.isnan(extent.probability).tolist() == extent.unread.tolist() == [[True, False]]
     assert (extent.unread_mm2, extent.unscored_mm2) == pytest.approx((32 * 32 * 0.25e-6, 0))
     assert extent.share == pytest.approx(0.5)
 
@@ -166,6 +166,7 @@ def test_tissue_too_little_for_a_tile_is_unscored_and_not_unread():
     tissue = np.array([[True, True, True, False]])
     extent = mapped((64, 16), 32, 32, lambda x, y: 1.0, tissue=tissue, min_tissue=0.6)
     assert (extent.unscored_mm2, extent.unread_mm2) == pytest.approx((16 * 16 * 0.25e-6, 0))
+    assert not extent.unread.any()
     assert extent.share == pytest.approx(2 / 3)
 
 

@@ -94,15 +94,25 @@ def test_low_probability_leaves_the_tissue_as_it_is():
     np.testing.assert_array_equal(blend(base, tissue, an_extent(np.zeros((4, 4))), view), base)
 
 
-def test_tissue_without_a_score_is_hatched_grey():
+def test_tissue_that_could_not_be_read_is_hatched_grey():
     tissue, slide = a_tissue(ONES), a_slide((128, 128))
     view = fit_view(slide, tissue.cell_l0)
     base = resize_thumbnail(tissue.thumbnail, tissue.cell_l0, view)
-    extent = an_extent([[0.0, None]], cell_l0=(64.0, 128.0), tissue=np.ones((1, 2)))
+    unread = np.array([[False, True]])
+    extent = an_extent([[0.0, None]], cell_l0=(64.0, 128.0), tissue=np.ones((1, 2)), unread=unread)
     pixels, half = blend(base, tissue, extent, view), view.size_px[0] // 2
     np.testing.assert_array_equal(pixels[:, :half], base[:, :half])
     hatched = pixels[:, half:]
     assert (hatched == hatched[..., :1]).all() and len(np.unique(hatched)) == 2
+
+
+def test_tissue_under_no_tile_is_veiled_and_not_hatched():
+    tissue, slide = a_tissue(ONES), a_slide((128, 128))
+    view = fit_view(slide, tissue.cell_l0)
+    base = resize_thumbnail(tissue.thumbnail, tissue.cell_l0, view)
+    extent = an_extent([[0.0, None]], cell_l0=(64.0, 128.0), tissue=np.ones((1, 2)))
+    veiled = blend(base, tissue, extent, view)[:, view.size_px[0] // 2 :]
+    assert np.unique(veiled).tolist() == [round(200 * 0.55 + 0x8C * 0.45)]
 
 
 def test_lesion_outline_follows_its_polygon(tmp_path):

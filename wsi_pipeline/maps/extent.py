@@ -1,6 +1,6 @@
 """ExtentMap: where the cancer is and how much of the tissue it takes, from scored tiles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, nan, sqrt
 
 import numpy as np
@@ -59,6 +59,7 @@ class ExtentMap:
     share_low: float
     share_high: float
     unscored_mm2: float = 0.0
+    unread: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))  # (rows, cols) bool: tissue of unread_mm2
 
 
 def map_extent(grid: TileGrid, tissue: TissueMask, scores: Scores, settings: ExtentSettings) -> ExtentMap:
@@ -86,7 +87,8 @@ def map_extent(grid: TileGrid, tissue: TissueMask, scores: Scores, settings: Ext
     area_mm2 = share.astype(np.float64) * cell_mm2
     tissue_mm2 = float(tissue.mask.sum()) * cell_area_mm2(tissue.cell_l0, grid.slide.mpp_l0)
     unknown = np.isnan(probability)
-    unread_mm2 = float(area_mm2[unknown & covered].sum())
+    unread = unknown & covered & (share > 0)
+    unread_mm2 = float(area_mm2[unread].sum())
     scored_mm2 = float(area_mm2[~unknown].sum())
     return ExtentMap(
         probability=probability,
@@ -101,6 +103,7 @@ def map_extent(grid: TileGrid, tissue: TissueMask, scores: Scores, settings: Ext
         tissue_mm2=tissue_mm2,
         unread_mm2=unread_mm2,
         unscored_mm2=max(0.0, tissue_mm2 - scored_mm2 - unread_mm2),
+        unread=unread,
         **_measure(probability, cancer, area_mm2, tissue_mm2, block=ceil(grid.tile_px / grid.stride_px)),
     )
 

@@ -33,6 +33,7 @@ from wsi_pipeline.slide.tissue import TissueMask
 LESION_COLOUR = "#0b0b0b"
 TISSUE_COLOUR = "#0057b7"
 HATCH_OPACITY = 0.75
+VEIL_GREY, VEIL_OPACITY = 0x8C, 0.45
 NUMBERED_LESIONS = 20
 
 
@@ -66,9 +67,7 @@ def draw_overlay(
         write_number(sheet, lesion.polygon, lesion.number)
     draw_colour_bar(sheet, _ground(base, tissue, view), label="P(tumour)", threshold=extent.threshold)
     draw_scale_bar(sheet)
-    unscored = bool((np.isnan(extent.probability) & (extent.tissue > 0)).any())
-    legend = [(LESION_COLOUR, "Lesion outline")] if lesions else []
-    draw_legend(sheet, [*legend, ("hatch", "Tissue without a score")] if unscored else legend)
+    draw_legend(sheet, _legend(extent, lesions))
     write_caption(sheet, _say_extent(extent, lesions))
     return replace_file(path, encode_png(sheet))
 
@@ -82,17 +81,29 @@ def _thumbnail_cell(thumbnail: np.ndarray, tissue: TissueMask) -> tuple[float, f
 def blend(base: np.ndarray, tissue: TissueMask, extent: ExtentMap, view: View) -> np.ndarray:
     """Lay the probability map over (height, width, 3) uint8 pixels of the view, where there is tissue.
 
-    Each pixel takes the cell under its centre, unsmoothed. Tissue in a cell without a probability is hatched.
+    Each pixel takes the cell under its centre, unsmoothed. Tissue that could not be read is hatched, tissue
+    under no tile (too little for one, or a strip at the edge) is veiled in grey.
     """
     on_tissue = _under(tissue.mask, view, tissue.cell_l0, outside=False)
     probability = _under(extent.probability, view, extent.cell_l0, origin_l0=extent.origin_l0, outside=np.nan)
     share = _under(extent.tissue, view, extent.cell_l0, origin_l0=extent.origin_l0, outside=0.0)
     colour = ramp_rgba(probability)
     unscored = np.isnan(probability) & (share > 0)
-    colour[unscored, :3] = hatch(view.size_px)[unscored, None]
-    colour[unscored, 3] = HATCH_OPACITY
+    colour[unscored, :3] = VEIL_GREY
+    colour[unscored, 3] = VEIL_OPACITY
+    unread = _under(extent.unread, view, extent.cell_l0, origin_l0=extent.origin_l0, outside=False)
+    colour[unread, :3] = hatch(view.size_px)[unread, None]
+    colour[unread, 3] = HATCH_OPACITY
     opacity = np.where(on_tissue, colour[..., 3], 0.0)[..., None]
     return np.rint(base * (1 - opacity) + colour[..., :3] * opacity).astype(np.uint8)
+
+
+def _legend(extent: ExtentMap, lesions: Sequence[Lesion]) -> list[tuple[str, str]]:
+    """What the picture shows beside the colours of the bar: (sample, text)."""
+    untiled = np.isnan(extent.probability) & (extent.tissue > 0) & ~extent.unread
+    told = ((LESION_COLOUR, "Lesion outline", bool(lesions)), ("hatch", "Could not be read", bool(extent.unread.any())),
+            (f"#{VEIL_GREY:x}{VEIL_GREY:x}{VEIL_GREY:x}!", "Tissue under no tile", bool(untiled.any())))  # fmt: skip
+    return [(sample, text) for sample, text, there in told if there]
 
 
 def _under(

@@ -231,7 +231,7 @@ def draw_colour_bar(sheet: Sheet, ground: np.ndarray, *, label: str, threshold: 
 
 
 def draw_legend(sheet: Sheet, entries: Sequence[tuple[str, str]]) -> None:
-    """Entries (sample, text) right of the scale bar; a sample is the "#rrggbb" of a line, or "hatch"."""
+    """Entries (sample, text) right of the scale bar; a sample is the "#rrggbb" of a line, "#rrggbb!" of an area, or "hatch"."""
     x, y = LEFT + 330.0, _below(sheet)
     for sample, text in entries:
         swatch = _swatch(sample)
@@ -241,11 +241,11 @@ def draw_legend(sheet: Sheet, entries: Sequence[tuple[str, str]]) -> None:
 
 
 def _swatch(sample: str) -> np.ndarray:
-    """A 20 x 12 px sample of an outline's colour, or of the hatching."""
+    """A 20 x 12 px sample of an outline's or an area's colour, or of the hatching."""
     if sample == "hatch":
         return np.repeat(hatch((20, 12))[..., None], 3, axis=-1).astype(np.uint8)
     swatch = np.full((12, 20, 3), 255, dtype=np.uint8)
-    swatch[5:7] = [int(sample[k : k + 2], 16) for k in (1, 3, 5)]
+    swatch[slice(None) if sample.endswith("!") else slice(5, 7)] = [int(sample[k : k + 2], 16) for k in (1, 3, 5)]
     return swatch
 
 
