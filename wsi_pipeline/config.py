@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,91 +18,97 @@ from pydantic.fields import FieldInfo
 from wsi_pipeline.errors import ConfigError
 
 
-def _knob(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:
+def knob(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:
+    """A field with its meaning, unit and limits beside it."""
     return Field(default, description=help, json_schema_extra={"unit": unit}, **limits)
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Knobs that belong together; unknown ones and numbers that are not finite are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class SlideKnobs(_Section):
+Knobs = TypeVar("Knobs", bound=Section)
+
+
+class SlideKnobs(Section):
     """How slides are opened."""
 
-    mpp_default: float | None = _knob(
+    mpp_default: float | None = knob(
         None, "scale of slides that state none; a file's own scale goes first", unit="um/px", ge=0.05, le=20
     )
-    icc: bool = _knob(False, "convert colours to sRGB with the slide's ICC profile, where it has one")
+    icc: bool = knob(False, "convert colours to sRGB with the slide's ICC profile, where it has one")
 
 
-class TissueKnobs(_Section):
+class TissueKnobs(Section):
     """How tissue is told from glass, on a thumbnail."""
 
-    mpp: float = _knob(8.0, "scale of the thumbnail", unit="um/px", ge=1, le=64)
-    min_piece_mm2: float = _knob(0.02, "smaller pieces are dropped; 0 keeps all", unit="mm2", ge=0)
-    max_hole_mm2: float = _knob(0.02, "smaller holes are filled; 0 fills none", unit="mm2", ge=0)
-    remove_pen: bool = _knob(True, "take pen marks (blue, green, red, black) out")
+    mpp: float = knob(8.0, "scale of the thumbnail", unit="um/px", ge=1, le=64)
+    min_piece_mm2: float = knob(0.02, "smaller pieces are dropped; 0 keeps all", unit="mm2", ge=0)
+    max_hole_mm2: float = knob(0.02, "smaller holes are filled; 0 fills none", unit="mm2", ge=0)
+    remove_pen: bool = knob(True, "take pen marks (blue, green, red, black) out")
 
 
-class TileKnobs(_Section):
+class TileKnobs(Section):
     """The grid of tiles and their store."""
 
-    mpp: float = _knob(0.5, "scale of the tiles; within 2 % of a level, its own pixels", unit="um/px", ge=0.05, le=20)
-    tile_px: int = _knob(256, "side of a tile", unit="px", ge=32, le=4096)
-    stride_px: int | None = _knob(
+    mpp: float = knob(0.5, "scale of the tiles; within 2 % of a level, its own pixels", unit="um/px", ge=0.05, le=20)
+    tile_px: int = knob(256, "side of a tile", unit="px", ge=32, le=4096)
+    stride_px: int | None = knob(
         None,
         "step from tile to tile; tile_px when not given; less overlaps, more leaves gaps",
         unit="px",
         ge=1,
         le=65536,
     )
-    min_tissue: float = _knob(0.05, "a tile is kept from this share of tissue on", unit="share", ge=0, le=1)
-    edge: Literal["pad", "inside"] = _knob("pad", "tiles over the slide's edge: padded with white, or left out")
-    store: Literal["pixels", "coordinates"] = _knob(
+    min_tissue: float = knob(0.05, "a tile is kept from this share of tissue on", unit="share", ge=0, le=1)
+    edge: Literal["pad", "inside"] = knob("pad", "tiles over the slide's edge: padded with white, or left out")
+    store: Literal["pixels", "coordinates"] = knob(
         "pixels", "keep the pixels, or only where they are (read from the slide again when scoring)"
     )
-    shard_tiles: int = _knob(64, "tiles in one file of the store, and in one task", unit="tiles", ge=1, le=4096)
-    max_unreadable: float = _knob(0.05, "a slide fails above this share of unreadable tiles", unit="share", ge=0, le=1)
+    shard_tiles: int = knob(64, "tiles in one file of the store, and in one task", unit="tiles", ge=1, le=4096)
+    max_unreadable: float = knob(0.05, "a slide fails above this share of unreadable tiles", unit="share", ge=0, le=1)
 
 
-class ModelKnobs(_Section):
+class ModelKnobs(Section):
     """Which classifier, and how it is run."""
 
-    checkpoint: str = _knob("demo", "a folder or file of ours, or the name of a model in the box")
-    resample: bool = _knob(False, "allow tiles of another size or scale to be reduced to the model's")
-    batch: int = _knob(16, "tiles scored at once", unit="tiles", ge=1, le=4096)
-    device: str = _knob("auto", "auto, cpu, cuda or cuda:N")
+    checkpoint: str = knob("demo", "a folder or file of ours, or the name of a model in the box")
+    resample: bool = knob(False, "allow tiles of another size or scale to be reduced to the model's")
+    batch: int = knob(16, "tiles scored at once", unit="tiles", ge=1, le=4096)
+    device: str = knob("auto", "auto, cpu, cuda or cuda:N")
 
 
-class MapKnobs(_Section):
+class MapKnobs(Section):
     """From scores to areas."""
 
-    threshold: float | None = _knob(None, "cancer from this probability on; the model's own when not given", ge=0, le=1)
-    min_lesion_um2: float = _knob(5000.0, "smaller specks are dropped; 0 keeps all", unit="um2", ge=0)
-    max_hole_um2: float = _knob(20000.0, "smaller holes are filled; 0 fills none", unit="um2", ge=0)
+    threshold: float | None = knob(None, "cancer from this probability on; the model's own when not given", ge=0, le=1)
+    min_lesion_um2: float = knob(5000.0, "smaller specks are dropped; 0 keeps all", unit="um2", ge=0)
+    max_hole_um2: float = knob(20000.0, "smaller holes are filled; 0 fills none", unit="um2", ge=0)
 
 
-class OutputKnobs(_Section):
+class OutputKnobs(Section):
     """Which files are written beside the tables; switched off, they are not missed by --resume."""
 
-    heatmap: bool = _knob(True, "likelihood map as a Cloud-Optimised GeoTIFF with a QGIS style")
-    overlay: bool = _knob(True, "overlay and tissue outline as PNG")
-    geojson: bool = _knob(True, "lesions and tissue outline for QuPath")
-    tiles_geojson: bool = _knob(True, "every scored tile for QuPath, gzipped")
-    geopackage: bool = _knob(True, "lesions and tissue for QGIS")
-    parquet: bool = _knob(True, "a table of all tiles")
-    full_frame: bool = _knob(False, "GeoJSON in the slide's full frame, for tools that do not crop to its bounds")
+    heatmap: bool = knob(True, "likelihood map as a Cloud-Optimised GeoTIFF with a QGIS style")
+    overlay: bool = knob(True, "overlay and tissue outline as PNG")
+    geojson: bool = knob(True, "lesions and tissue outline for QuPath")
+    tiles_geojson: bool = knob(True, "every scored tile for QuPath, gzipped")
+    geopackage: bool = knob(True, "lesions and tissue for QGIS")
+    parquet: bool = knob(True, "a table of all tiles")
+    full_frame: bool = knob(False, "GeoJSON in the slide's full frame, for tools that do not crop to its bounds")
 
 
-class RunKnobs(_Section):
+class RunKnobs(Section):
     """The machines; nothing here changes a result."""
 
-    workers: int | None = _knob(None, "reading processes; one a core when not given", ge=1, le=1024)
-    scheduler: str = _knob("local", "local (processes), threads, or tcp://host:port of a Dask scheduler")
-    limit: int | None = _knob(None, "only the first so many slides", unit="slides", ge=1)
+    workers: int | None = knob(None, "reading processes; one a core when not given", ge=1, le=1024)
+    scheduler: str = knob("local", "local (processes), threads, or tcp://host:port of a Dask scheduler")
+    limit: int | None = knob(None, "only the first so many slides", unit="slides", ge=1)
 
 
-class Config(_Section):
+class Config(Section):
     """All knobs of `run`."""
 
     slide: SlideKnobs = SlideKnobs()
@@ -131,13 +137,20 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
     Raises ConfigError naming the file, the knob, the value got and the nearest known knob.
     """
+    return load_knobs(Config, path, overrides, listing="`python -m wsi_pipeline config` lists all")
+
+
+def load_knobs(
+    kind: type[Knobs], path: str | Path | None = None, overrides: Iterable[str] = (), *, listing: str = ""
+) -> Knobs:
+    """What `load_config` does, for any model of sections; `listing` is said beside the nearest known knob."""
     place = str(path) if path else "configuration"
     knobs = _read_yaml(Path(path)) if path else {}
     for text in overrides:
         _override(knobs, text)
-    _refuse_unknown(knobs, place)
+    _refuse_unknown(kind, knobs, place, listing)
     try:
-        return Config.model_validate(knobs)
+        return kind.model_validate(knobs)
     except ValidationError as error:
         raise ConfigError(f"{place}: {_in_words(error)}") from None
 
@@ -169,7 +182,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def knobs(config: Config) -> Iterable[tuple[str, Any, FieldInfo]]:
+def knobs(config: Section) -> Iterable[tuple[str, Any, FieldInfo]]:
     """Each knob as (dotted name, value, field) in the order of the file."""
     for section in type(config).model_fields:
         model = getattr(config, section)
@@ -177,7 +190,7 @@ def knobs(config: Config) -> Iterable[tuple[str, Any, FieldInfo]]:
             yield f"{section}.{name}", getattr(model, name), field
 
 
-def as_yaml(config: Config) -> str:
+def as_yaml(config: Section) -> str:
     """The configuration as YAML, each knob with its unit and meaning as a comment."""
     lines: list[str] = []
     for name, value, field in knobs(config):
@@ -215,24 +228,30 @@ def _override(knobs: dict[str, Any], text: str) -> None:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         parsed = value
-    knobs.setdefault(section, {})[knob] = parsed
+    table = knobs.setdefault(section, {})
+    *above, last = knob.split(".")
+    for name in above:  # data.options.labels=a.csv: a knob that is itself a table
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {text}: {name} holds {table!r} and no names below it")
+    table[last] = parsed
 
 
-def _refuse_unknown(knobs: Mapping[str, Any], place: str) -> None:
-    known = {name: set(field.default.__class__.model_fields) for name, field in Config.model_fields.items()}
+def _refuse_unknown(kind: type[Section], knobs: Mapping[str, Any], place: str, listing: str) -> None:
+    known = {name: set(getattr(field.annotation, "model_fields", ())) for name, field in kind.model_fields.items()}
     dotted = [f"{section}.{knob}" for section, names in known.items() for knob in names]
     for section, values in knobs.items():
         if section not in known:
-            raise ConfigError(f"{place}: unknown section {section!r}{_nearest(section, list(known))}")
+            raise ConfigError(f"{place}: unknown section {section!r}{_nearest(section, list(known), listing)}")
         for knob in values:
             if knob not in known[section]:
                 name = f"{section}.{knob}"
-                raise ConfigError(f"{place}: unknown knob {name!r}{_nearest(name, dotted)}")
+                raise ConfigError(f"{place}: unknown knob {name!r}{_nearest(name, dotted, listing)}")
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _nearest(name: str, known: list[str], listing: str) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"; did you mean {near[0]!r}? `python -m wsi_pipeline config` lists all" if near else ""
+    return f"; did you mean {near[0]!r}? {listing}".rstrip() if near else ""
 
 
 def _in_words(error: ValidationError) -> str:
