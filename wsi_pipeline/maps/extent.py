@@ -59,7 +59,7 @@ class ExtentMap:
     share_low: float
     share_high: float
     unscored_mm2: float = 0.0
-    unread: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))  # (rows, cols) bool: tissue of unread_mm2
+    unread: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))  # (rows, cols) where unread_mm2 lies
 
 
 def map_extent(grid: TileGrid, tissue: TissueMask, scores: Scores, settings: ExtentSettings) -> ExtentMap:

@@ -231,7 +231,7 @@ def draw_colour_bar(sheet: Sheet, ground: np.ndarray, *, label: str, threshold: 
 
 
 def draw_legend(sheet: Sheet, entries: Sequence[tuple[str, str]]) -> None:
-    """Entries (sample, text) right of the scale bar; a sample is the "#rrggbb" of a line, "#rrggbb!" of an area, or "hatch"."""
+    """Entries (sample, text) right of the scale bar; a sample is "#rrggbb" (line), "#rrggbb!" (area) or "hatch"."""
     x, y = LEFT + 330.0, _below(sheet)
     for sample, text in entries:
         swatch = _swatch(sample)
