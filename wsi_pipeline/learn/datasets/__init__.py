@@ -1,0 +1,43 @@
+"""A name and a folder -> LabelledImages: one small file a data set."""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.datasets.chest_xray import open_chest_xray
+from wsi_pipeline.learn.datasets.folder import open_folder
+from wsi_pipeline.learn.datasets.pcam import open_pcam
+from wsi_pipeline.learn.datasets.retina import open_retina
+from wsi_pipeline.learn.datasets.skin import open_skin
+from wsi_pipeline.learn.labels import LabelledImages
+
+DATASETS: dict[str, Callable[..., LabelledImages]] = {
+    "pcam": open_pcam,
+    "chest_xray": open_chest_xray,
+    "retina": open_retina,
+    "skin": open_skin,
+    "folder": open_folder,
+}
+
+
+def open_dataset(name: str, folder: Path, **options: Any) -> LabelledImages:
+    """The data set `name` (a key of DATASETS) in `folder`; `options` are those of its function.
+
+    Raises ConfigError for a name or an option that does not exist, and what the data set itself raises.
+    """
+    if name not in DATASETS:
+        raise ConfigError(f"data set {name!r}: {_nearest(name, DATASETS)}")
+    known = [option for option in inspect.signature(DATASETS[name]).parameters if option != "folder"]
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"{name}: option {option!r} does not exist; {_nearest(option, known)}")
+    return DATASETS[name](Path(folder), **options)
+
+
+def _nearest(value: str, known: Any) -> str:
+    close = difflib.get_close_matches(value, list(known), n=1)
+    there = ", ".join(known)
+    return f"did you mean {close[0]!r}? (there are {there})" if close else f"give one of {there}"

@@ -1,0 +1,92 @@
+"""A folder of class folders of images -> LabelledImages whose classes exclude each other."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.datasets.lookup import ImageFiles, list_images
+from wsi_pipeline.learn.datasets.table import PARTS, read_table
+from wsi_pipeline.learn.labels import Kind, LabelledImages
+
+
+def open_folder(
+    folder: Path,
+    *,
+    kind: Kind = "plain",
+    classes: Sequence[str] | None = None,
+    groups: str | None = None,
+    patient_pattern: str | None = None,
+    positive: Sequence[str] = (),
+    mpp: float | None = None,
+) -> LabelledImages:
+    """The images below `folder`/CLASS/, or below `folder`/PART/CLASS/ where all folders are train, val, test.
+
+    Patients: by `groups`, a CSV of columns file (path below `folder`) and group; or by `patient_pattern`, a regular
+    expression searched in the path without its ending, whose first group (or whole match) is the patient; else each
+    image on its own. `classes` gives their order, by name otherwise. Raises ConfigError naming what is wrong.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder.name}: no such folder; give a folder of class folders")
+    if groups is not None and patient_pattern is not None:
+        raise ConfigError("groups and patient_pattern both say who is a patient; give one of them")
+    paths = [path for path in list_images(folder) if "/" in path]
+    tops = {path.split("/")[0] for path in paths}
+    depth = 1 if tops and all(top.lower() in PARTS for top in tops) else 0
+    found = [path.split("/")[depth] for path in paths]
+    names = tuple(sorted(set(found)) if classes is None else classes)
+    _check_classes(folder, set(found), names, positive)
+    known = {name: number for number, name in enumerate(names)}
+    numbers = np.array([known[name] for name in found], np.intp)
+    return LabelledImages(
+        name="folder",
+        class_names=names,
+        labels=(numbers[:, None] == np.arange(len(names))).astype(np.float32),
+        ids=np.array(paths),
+        patients=np.array(_patients(folder, paths, groups, patient_pattern)),
+        read=ImageFiles([str(folder / path) for path in paths], paths),
+        kind=kind,
+        exclusive=True,
+        positive=tuple(positive),
+        mpp=mpp,
+        official=np.array([PARTS[path.split("/")[0].lower()] for path in paths]) if depth else None,
+    )
+
+
+def _check_classes(folder: Path, found: set[str], names: Sequence[str], positive: Sequence[str]) -> None:
+    if len(found) < 2:
+        raise ConfigError(f"{folder.name}: images in {len(found)} class folders; give at least two such folders")
+    for asked, there, option in ((found, names, "classes"), (names, found, "classes"), (positive, names, "positive")):
+        lost = sorted(set(asked) - set(there))
+        if lost:
+            raise ConfigError(f"{folder.name}: class {lost[0]!r} is in one of folders and {option} only; "
+                              f"folders: {', '.join(sorted(found))}")  # fmt: skip
+
+
+def _patients(folder: Path, paths: Sequence[str], groups: str | None, pattern: str | None) -> list[str]:
+    if groups is not None:
+        return _from_table(folder, paths, groups)
+    if pattern is None:
+        return list(paths)
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"patient_pattern {pattern!r}: {error}; give a regular expression") from error
+    matches = [compiled.search(path.rpartition(".")[0]) for path in paths]
+    patients = [(match[1] if compiled.groups else match[0]) or "" if match else "" for match in matches]
+    if "" in patients:
+        raise ConfigError(f"{paths[patients.index('')]}: patient_pattern {pattern!r} finds no patient; widen it")
+    return patients
+
+
+def _from_table(folder: Path, paths: Sequence[str], groups: str) -> list[str]:
+    table = read_table(folder / groups)
+    files = table.required(("file", "path", "image"))
+    table.refuse_repeats(files)
+    group_of = dict(zip(files, table.required(("group", "patient", "patient_id")), strict=True))
+    lost = [path for path in paths if path not in group_of]
+    if lost:
+        raise ConfigError(f"{table.name}: {len(lost)} images have no row, the first {lost[0]!r}; add their group")
+    return [group_of[path] for path in paths]
