@@ -1,0 +1,79 @@
+"""Claims: one job alone has a slide, a dead owner blocks nobody, a living one is never robbed."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from wsi_pipeline.errors import StoreError
+from wsi_pipeline.pipeline.claims import open_claims
+
+QUICK = {"heartbeat_s": 0.05, "expiry_s": 0.6}
+
+
+def test_a_slide_is_one_jobs_alone_until_it_is_given_back(tmp_path: Path) -> None:
+    with open_claims(tmp_path) as mine, open_claims(tmp_path) as theirs:
+        assert mine.take("a") and mine.take("a") and not theirs.take("a")
+        assert theirs.owner("a") == mine.job
+        mine.free("a")
+        assert theirs.take("a") and not mine.holds("a") and theirs.holds("a")
+
+
+def test_nothing_is_left_of_claims_when_their_jobs_have_ended(tmp_path: Path) -> None:
+    with open_claims(tmp_path) as claims:
+        assert claims.take("a.1") and claims.take("a")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_claim_that_is_not_touched_any_more_goes_to_one_other_job(tmp_path: Path) -> None:
+    (tmp_path / "a.4").write_text("{}")
+    os.utime(tmp_path / "a.4", (0, time.time() - 3600))
+    with open_claims(tmp_path) as mine, open_claims(tmp_path) as theirs:
+        assert mine.take("a") and not theirs.take("a")
+        assert (tmp_path / "a.5").exists()
+
+
+def test_a_living_owner_keeps_its_slide_for_longer_than_the_expiry(tmp_path: Path) -> None:
+    with open_claims(tmp_path, **QUICK) as mine, open_claims(tmp_path, **QUICK) as theirs:
+        assert mine.take("a")
+        time.sleep(1.5)
+        assert not theirs.take("a") and mine.holds("a")
+
+
+def test_an_owner_that_was_taken_over_lets_go_and_removes_nothing_of_the_new_one(tmp_path: Path) -> None:
+    with open_claims(tmp_path, **QUICK) as mine, open_claims(tmp_path, **QUICK) as theirs:
+        assert mine.take("a")
+        (tmp_path / "a.2").write_text("{}")  # another job found it dead, as after a long sleep of this one
+        assert not mine.holds("a")
+        mine.free("a")
+        assert (tmp_path / "a.2").exists() and not theirs.take("a")
+
+
+def take_all(folder: Path, names: list[str], start: float, out: "multiprocessing.Queue[tuple[str, list[str]]]") -> None:
+    with open_claims(folder) as claims:
+        time.sleep(max(0.0, start - time.time()))
+        out.put((claims.job, [name for name in names if claims.take(name)]))
+        time.sleep(1.0)
+
+
+def test_of_jobs_that_ask_at_the_same_moment_one_gets_each_slide(tmp_path: Path) -> None:
+    names = [f"s{number}" for number in range(40)]
+    for name in names[::2]:  # half of them left behind by a dead job
+        (tmp_path / f"{name}.1").write_text("{}")
+        os.utime(tmp_path / f"{name}.1", (0, 0))
+    spawn = multiprocessing.get_context("spawn")
+    out = spawn.Queue()
+    jobs = [spawn.Process(target=take_all, args=(tmp_path, names, time.time() + 3, out)) for _ in range(4)]
+    for job in jobs:
+        job.start()
+    taken = [name for _ in jobs for name in out.get(timeout=60)[1]]
+    for job in jobs:
+        job.join()
+    assert sorted(taken) == sorted(names)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with open_claims(tmp_path / "claims") as claims, pytest.raises(StoreError, match="cannot be claimed"):
+        claims.take("a/../b")
