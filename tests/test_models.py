@@ -20,7 +20,7 @@ def test_densenet121_has_the_published_number_of_parameters() -> None:
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_one_channel_takes_two_thirds_of_the_first_layer_away(arch: str) -> None:
-    width = {"densenet161": 96, "densenet_demo": 16}.get(arch, 64)
+    width = {"densenet161": 96, "densenet_small": 32, "densenet_demo": 16}.get(arch, 64)
     assert parameters(arch, 2) - parameters(arch, 2, in_channels=1) == 2 * 7 * 7 * width
 
 
@@ -34,6 +34,10 @@ def test_the_head_gives_one_logit_a_class_at_any_size_from_32_px(channels: int) 
 
 def test_the_demo_network_is_under_2_mib_in_float32() -> None:
     assert parameters("densenet_demo", 3) * 4 < 2 * 2**20
+
+
+def test_the_small_network_has_about_half_a_million_weights() -> None:
+    assert 0.3e6 < parameters("densenet_small", 14) < 0.6e6
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from wsi_pipeline.learn.labels import Kind
 from wsi_pipeline.learn.models import MIN_INPUT_PX
 
 RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis."
+Fit = Literal["pad", "crop", "circle"]  # how an image is brought to a square
 _Share = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0)]
 _Probability = Annotated[float, Field(ge=0, le=1)]
@@ -38,7 +39,7 @@ class Card(BaseModel):
     threshold: _Probability = 0.5
     thresholds: tuple[_Probability, ...] | None = None
     kind: Kind = "plain"
-    fit: Literal["pad", "crop", "circle"] = "pad"
+    fit: Fit = "pad"
     ordinal: bool = False
     note: str = Field("", pattern=r"^[^\r\n]*$")
     about: dict[str, Any] = Field(default_factory=dict)

@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from wsi_pipeline.errors import ModelError
-from wsi_pipeline.learn.card import RESEARCH_USE, Card, parse_card
+from wsi_pipeline.learn.card import RESEARCH_USE, Card, Fit, parse_card
 from wsi_pipeline.learn.labels import Kind
 from wsi_pipeline.learn.models import build_densenet
 
@@ -53,7 +53,7 @@ class Checkpoint:
     threshold: float = 0.5  # chosen on validation; cancer from this probability on
     thresholds: tuple[float, ...] | None = None  # a class, chosen on validation; None: `threshold` for all
     kind: Kind = "plain"  # of the images
-    fit: Literal["pad", "crop", "circle"] = "pad"  # how an image is brought to a square
+    fit: Fit = "pad"  # how an image is brought to a square
     ordinal: bool = False  # the classes are the cumulative tasks grade >= 1 ... grade >= C
     note: str = ""  # one line shown to the user
     about: dict[str, Any] = field(default_factory=dict, repr=False)  # how it was made; changes no output
@@ -78,7 +78,7 @@ def load_checkpoint(where: str | Path) -> Checkpoint:
     A file's card is `<stem>.json` or `card.json` beside it, or for safetensors the text under `card` in
     its metadata. Raises ModelError when absent, unreadable, in need of unpickling, or not fitting.
     """
-    path = _find(where)
+    path = find_weights(where)
     state, inside = read_weights(path)
     written = _read_card(path, inside)
     expected = written.pop("id", None)
@@ -135,8 +135,8 @@ def shipped_models() -> dict[str, Path]:
     return {}
 
 
-def _find(where: str | Path) -> Path:
-    """The weights file meant by a name, a folder or a file."""
+def find_weights(where: str | Path) -> Path:
+    """The weights file meant by a model's name, a folder or a file; ModelError when there is none."""
     shipped = shipped_models()
     path = shipped.get(str(where), Path(where))
     if path.is_dir():
