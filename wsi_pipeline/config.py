@@ -94,6 +94,7 @@ class OutputKnobs(Section):
     heatmap: bool = knob(True, "likelihood map as a Cloud-Optimised GeoTIFF with a QGIS style")
     overlay: bool = knob(True, "overlay and tissue outline as PNG")
     geojson: bool = knob(True, "lesions and tissue outline for QuPath")
+    asap: bool = knob(True, "lesions as ASAP XML, in the slide's full frame")
     tiles_geojson: bool = knob(True, "every scored tile for QuPath, gzipped")
     geopackage: bool = knob(True, "lesions and tissue for QGIS")
     parquet: bool = knob(True, "a table of all tiles")

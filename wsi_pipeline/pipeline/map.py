@@ -7,7 +7,8 @@ from pathlib import Path
 from wsi_pipeline import __version__
 from wsi_pipeline.config import Config, config_hash
 from wsi_pipeline.maps.aggregate import SlideResult, summarise
-from wsi_pipeline.maps.annotations import write_annotations, write_tiles, write_tissue
+from wsi_pipeline.maps.annotations import cancer_name, write_annotations, write_tiles, write_tissue
+from wsi_pipeline.maps.asap import write_asap
 from wsi_pipeline.maps.extent import ExtentMap, ExtentSettings, map_extent
 from wsi_pipeline.maps.heatmap import write_heatmap, write_style
 from wsi_pipeline.maps.lesions import Lesion, find_lesions
@@ -21,6 +22,7 @@ ENDINGS = {
     "heatmap": ("likelihood_map.tif", "likelihood_map.qml"),
     "overlay": ("overlay.png", "tissue.png"),
     "geojson": ("lesions.geojson", "tissue.geojson"),
+    "asap": ("lesions.xml",),
     "tiles_geojson": ("tiles.geojson.gz",),
     "geopackage": ("extent.gpkg",),
     "parquet": ("tiles.parquet",),
@@ -122,11 +124,15 @@ def _pictures(mapped: _Mapped, stem: Path) -> None:
 def _geojson(mapped: _Mapped, stem: Path) -> None:
     slide, polygons = mapped.store.grid.slide, tissue_polygons(mapped.tissue)
     full_frame = mapped.settings.full_frame
-    name = mapped.scores.positive[0] if len(mapped.scores.positive) == 1 else "cancer"
+    name = cancer_name(mapped.scores.positive)
     write_annotations(_path(stem, "lesions.geojson"), mapped.lesions, slide, class_name=name, full_frame=full_frame)
     write_tissue(
         _path(stem, "tissue.geojson"), polygons, slide, tissue_mm2=mapped.tissue.tissue_mm2, full_frame=full_frame
     )
+
+
+def _asap(mapped: _Mapped, stem: Path) -> None:
+    write_asap(_path(stem, "lesions.xml"), mapped.lesions, group=cancer_name(mapped.scores.positive))
 
 
 def _tiles_geojson(mapped: _Mapped, stem: Path) -> None:
@@ -148,6 +154,7 @@ _WRITERS = {
     "heatmap": _heatmap,
     "overlay": _pictures,
     "geojson": _geojson,
+    "asap": _asap,
     "tiles_geojson": _tiles_geojson,
     "geopackage": _geopackage,
     "parquet": _parquet,
