@@ -22,6 +22,7 @@ from wsi_pipeline.learn.labels import Kind, LabelledImages
 
 Fill = Sequence[float] | None
 
+_BLACK = (0.0, 0.0, 0.0)
 _CAPTION_PX = 14
 _GAP_PX = 4
 
@@ -33,8 +34,9 @@ def augmentation(kind: Kind, *, fill: Fill = None) -> Callable[[Tensor], Tensor]
     the heart would change sides. retina: flips, turns about the centre, light. skin: flips, turns, zoom, light and a
     little colour. plain: what harms hardly any label, a small shift, zoom and light.
 
-    Uncovered corners get `fill` (3 values, 0-255), None: the colour of each image's own border. Done before
-    normalisation, this is the background after it. Raises ConfigError for another kind.
+    Uncovered corners get `fill` (3 values, 0-255); with None black in radiographs and retinas, elsewhere the colour
+    of each image's own border. As normalisation follows, it is the background there too. Raises ConfigError for
+    another kind.
     """
     if kind not in _STEPS:
         raise ConfigError(f"kind {kind!r}: give one of {', '.join(_STEPS)}")
@@ -170,15 +172,15 @@ def _flips() -> list[v2.Transform]:
 
 def _histology(fill: Fill) -> list[v2.Transform]:
     blur = v2.RandomApply([v2.GaussianBlur(3, sigma=(0.1, 1.0))], p=0.2)
-    return [*_flips(), _QuarterTurn(), _Stain(scale=0.05, shift=0.02), blur]
+    return [*_flips(), _QuarterTurn(), _Stain(scale=0.1, shift=0.03), blur]
 
 
 def _chest_xray(fill: Fill) -> list[v2.Transform]:
-    return [_Move(7, shift=0.05, zoom=(0.92, 1.08), fill=fill), _Light(contrast=0.2, brightness=0.1)]
+    return [_Move(7, shift=0.05, zoom=(0.92, 1.08), fill=fill or _BLACK), _Light(contrast=0.2, brightness=0.1)]
 
 
 def _retina(fill: Fill) -> list[v2.Transform]:
-    return [*_flips(), _Move(180, zoom=(0.92, 1.0), fill=fill), _Light(contrast=0.15, brightness=0.15)]
+    return [*_flips(), _Move(180, zoom=(0.92, 1.0), fill=fill or _BLACK), _Light(contrast=0.15, brightness=0.15)]
 
 
 def _skin(fill: Fill) -> list[v2.Transform]:

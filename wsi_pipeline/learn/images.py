@@ -12,7 +12,7 @@ import scipy.ndimage
 import tifffile
 from PIL import Image, ImageOps
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder
 
 from wsi_pipeline.errors import ConfigError, SlideError
 from wsi_pipeline.slide.files import check_file, is_tiff, reason, shown
@@ -188,6 +188,12 @@ def _read_dicom(path: Path) -> np.ndarray:
         raise ValueError("no DICOM header") from error
     if int(image.get("NumberOfFrames") or 1) > 1:
         raise ValueError(f"{image.NumberOfFrames} frames, give one image a file")
+    syntax = image.file_meta.TransferSyntaxUID
+    if syntax.is_compressed and not get_decoder(syntax).is_available:
+        raise SlideError(
+            f"{shown(path)}: compressed as {syntax.name}, for which pydicom finds no decoder; decompress it "
+            "(such as by DCMTK's dcmdjpeg), or install pylibjpeg"
+        )
     values = image.pixel_array
     if image.PhotometricInterpretation == "PALETTE COLOR":
         return _rgb(apply_color_lut(values, image), alpha=False)

@@ -58,11 +58,12 @@ def open_folder(
 def _check_classes(folder: Path, found: set[str], names: Sequence[str], positive: Sequence[str]) -> None:
     if len(found) < 2:
         raise ConfigError(f"{folder.name}: images in {len(found)} class folders; give at least two such folders")
-    for asked, there, option in ((found, names, "classes"), (names, found, "classes"), (positive, names, "positive")):
-        lost = sorted(set(asked) - set(there))
-        if lost:
-            raise ConfigError(f"{folder.name}: class {lost[0]!r} is in one of folders and {option} only; "
-                              f"folders: {', '.join(sorted(found))}")  # fmt: skip
+    there = ", ".join(sorted(found))
+    if found != set(names):
+        odd = sorted(found.symmetric_difference(names))[0]
+        raise ConfigError(f"{folder.name}: {odd!r} is a folder or one of classes, not both; folders are {there}")
+    if not set(positive) <= found:
+        raise ConfigError(f"{folder.name}: positive class {sorted(set(positive) - found)[0]!r}; folders are {there}")
 
 
 def _patients(folder: Path, paths: Sequence[str], groups: str | None, pattern: str | None) -> list[str]:

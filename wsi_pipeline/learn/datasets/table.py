@@ -85,14 +85,14 @@ class Table:
         first: dict[str, int] = {}
         for row, value in enumerate(values):
             if first.setdefault(value, row) != row:
-                raise ConfigError(
-                    f"{self.places[row]}: {value!r} stands already in {self.places[first[value]]}; keep one row an image"
-                )
+                before = self.places[first[value]]
+                raise ConfigError(f"{self.places[row]}: {value!r} stands already in {before}; keep one row an image")
 
     def optional(self, **names: Names) -> pd.DataFrame:
         """Those of these columns that the file has, under the names given here; "age" in years, NaN unknown."""
         found = {name: self.text(of) for name, of in names.items() if self.has(of)}
-        return pd.DataFrame({name: _years(values) if name == "age" else values for name, values in found.items()})
+        columns = {name: _years(values) if name == "age" else values for name, values in found.items()}
+        return pd.DataFrame(columns, index=range(len(self)))
 
     def keep(self, rows: np.ndarray) -> "Table":
         """These rows (N,) bool."""
@@ -136,7 +136,7 @@ def read_table(path: Path) -> Table:
         others = sorted(other.name for other in path.parent.glob("*.csv*")) if path.parent.is_dir() else []
         raise ConfigError(f"{path.name}: no such file; {_nearest(path.name, others)}")
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, EOFError, ValueError) as error:
         raise ConfigError(f"{path.name}: cannot be read as CSV ({str(error).strip()}); get a fresh copy") from error
     if not isinstance(rows.index, pd.RangeIndex):
