@@ -201,7 +201,7 @@ def as_yaml(config: Section) -> str:
         extra = field.json_schema_extra
         unit = extra.get("unit") if isinstance(extra, dict) else ""
         lines.append(
-            f"  {knob}: {json.dumps(value)}".ljust(34) + f"# {f'[{unit}] ' if unit else ''}{field.description}"
+            f"  {knob}: {json.dumps(value)}".ljust(33) + f" # {f'[{unit}] ' if unit else ''}{field.description}"
         )
     return "\n".join(lines) + "\n"
 

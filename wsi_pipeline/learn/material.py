@@ -1,0 +1,98 @@
+"""Training material: every image decoded and looked at once, leaks refused, the pixels' mean and spread taken."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.batches import Squares
+from wsi_pipeline.learn.checkpoint import load_checkpoint
+from wsi_pipeline.learn.labels import LabelledImages
+from wsi_pipeline.learn.parts import PARTS, pixel_hash
+from wsi_pipeline.learn.settings import TrainSettings
+from wsi_pipeline.learn.splits import refuse_leakage
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Triple = tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Squares of all images that have a part (n,), the rows of each part, and mean and std (3,) of values in 0-1."""
+
+    images: LabelledImages
+    squares: Squares
+    parts: np.ndarray
+    rows: dict[str, np.ndarray]
+    mean: Triple
+    std: Triple
+
+    def part(self, name: str) -> LabelledImages:
+        """The images of one part."""
+        return self.images.subset(self.rows[name])
+
+    def to_input(self, pixels: Tensor, device: torch.device) -> Tensor:
+        """(B, 3, px, px) uint8 -> the network's input, float32, channels last in memory, on the device."""
+        moved = pixels.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last).float()
+        mean, std = (torch.tensor(values, device=device)[:, None, None] * 255 for values in (self.mean, self.std))
+        return moved.sub_(mean).div_(std)
+
+
+def gather_material(
+    images: LabelledImages, parts: np.ndarray, settings: TrainSettings, look: Callable[[int, int], None]
+) -> Material:
+    """Decode all images of a part in threads; `look(done, of)` is told how far it is.
+
+    Raises ConfigError with the list when two parts share a patient or the same pixels, SlideError naming
+    the images that cannot be read.
+    """
+    if not len(images):
+        raise ConfigError(f"{images.name}: no images; check --data and data.options")
+    refuse_leakage(parts, images.patients, ids=images.ids)
+    used = np.flatnonzero(np.isin(parts, PARTS))
+    images, parts = images.subset(used), parts[used]
+    squares = Squares(images, settings.data.px, settings.data.fit, cache_gib=settings.data.cache_gib)
+    hashes, moments = np.empty(len(images), dtype="<U16"), _Moments()
+
+    def look_at(row: int, pixels: np.ndarray) -> None:
+        hashes[row] = pixel_hash(pixels)
+        if parts[row] == "train":
+            moments.add(pixels)
+        look(row + 1, len(images))
+
+    squares.read_all(look_at)
+    refuse_leakage(parts, images.patients, hashes, images.ids)
+    mean, std = _statistics(settings, moments)
+    return Material(images, squares, parts, {part: np.flatnonzero(parts == part) for part in PARTS}, mean, std)
+
+
+class _Moments:
+    """Mean and spread of each channel over images shown one by one."""
+
+    def __init__(self) -> None:
+        self.count, self.sums, self.squares = 0, np.zeros(3), np.zeros(3)
+
+    def add(self, pixels: np.ndarray) -> None:
+        values = pixels.reshape(-1, 3)
+        self.count += len(values)
+        self.sums += values.sum(axis=0, dtype=np.float64)
+        self.squares += np.square(values, dtype=np.float64).sum(axis=0)
+
+    def result(self) -> tuple[Triple, Triple]:
+        mean = self.sums / self.count
+        std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 1.0))  # an even grey: not divided by 0
+        return tuple(np.round(mean / 255, 4).tolist()), tuple(np.round(std / 255, 4).tolist())
+
+
+def _statistics(settings: TrainSettings, moments: _Moments) -> tuple[Triple, Triple]:
+    """What the input is normalised with: as the weights were trained where there are some, else of this training."""
+    how, weights = settings.data.normalise, settings.model.weights
+    if how == "imagenet" or (how == "auto" and (weights == "imagenet" or weights.endswith(".pth"))):
+        return IMAGENET_MEAN, IMAGENET_STD
+    if how == "training" or weights == "none":
+        return moments.result()
+    checkpoint = load_checkpoint(weights)
+    return checkpoint.mean, checkpoint.std
