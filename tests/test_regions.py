@@ -425,3 +425,17 @@ def test_the_area_of_real_lesions_agrees_with_the_shoelace_formula(real_data, na
         x, y = np.array(polygon["vertices"], float).T
         shoelace = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
         assert shape.area == pytest.approx(shoelace, rel=0.002)  # pens cross themselves by a few pixels
+
+
+@pytest.mark.real
+def test_real_tiles_of_camelyon16_lie_where_their_polygons_say(real_data):
+    shares = {"tumor": [], "normal": []}
+    for path in sorted((real_data / "annotations" / "camelyon16" / "ncrf_json" / "train").glob("Tumor_*.json")):
+        regions = read_regions(path)
+        for kind, found in shares.items():
+            tiles = (real_data / "histology" / "camelyon16_256" / kind).glob(f"{path.stem.lower()}_*.png")
+            corners = np.array([tile.stem.split("_")[2:4] for tile in tiles], float).reshape(-1, 2)
+            found += share_in_boxes(regions, np.hstack([corners, np.full(corners.shape, 256.0)])).tolist()
+    assert (len(shares["tumor"]), len(shares["normal"])) == (44, 45)
+    assert max(shares["normal"]) == 0
+    assert min(shares["tumor"]) > 0 and np.mean(np.array(shares["tumor"]) > 0.5) > 0.95

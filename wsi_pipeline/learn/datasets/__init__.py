@@ -12,9 +12,11 @@ from wsi_pipeline.learn.datasets.folder import open_folder
 from wsi_pipeline.learn.datasets.pcam import open_pcam
 from wsi_pipeline.learn.datasets.retina import open_retina
 from wsi_pipeline.learn.datasets.skin import open_skin
+from wsi_pipeline.learn.datasets.tiles import open_tiles
 from wsi_pipeline.learn.labels import LabelledImages
 
 DATASETS: dict[str, Callable[..., LabelledImages]] = {
+    "tiles": open_tiles,
     "pcam": open_pcam,
     "chest_xray": open_chest_xray,
     "retina": open_retina,

@@ -16,10 +16,10 @@ from wsi_pipeline.slide.regions import UNNAMED, Regions, at_points, share_in_box
 
 LabelFrom = Literal["share", "centre"]
 
+# Groups, also values of masks, that are taken for tumour where nobody says what they are; lower case.
 TUMOUR = frozenset(
-    ["_0", "_1", "tumor", "tumour", "metastases", "metastasis", "positive", "cancer", "carcinoma", "lesion"]
-    + ["1", "255"]  # masks of one class
-)  # groups that are taken for tumour where nobody says what they are, lower case
+    ["_0", "_1", "tumor", "tumour", "metastases", "metastasis", "positive", "cancer", "carcinoma", "lesion", "1", "255"]
+)
 _OUTLINES = (".xml", ".json", ".geojson")
 _MASKS = ("_mask.tif", "_mask.tiff")
 _SLACK = 1e-9  # shares are sums of areas
@@ -93,8 +93,8 @@ def classes_of(
     known = _folded([*ignore, *(name for names in classes.values() for name in names)])
     strange = [f"{name!r} ({count})" for name, count in sorted(drawn.items()) if name.casefold() not in known]
     if given is None and strange:
-        raise ConfigError(f"annotations have groups of which it is not known what they are: {', '.join(strange)}; "
-                          f"name the groups of each class, such as classes: {{tumour: [Tumor, {UNNAMED}]}}")  # fmt: skip
+        raise ConfigError(f"annotations have groups that nobody explained: {', '.join(strange)}; "
+                          f"name those of each class, such as classes: {{tumour: [Tumor, {UNNAMED}]}}")  # fmt: skip
     for name, groups in classes.items() if strange else ():
         if not _folded(groups) & every:
             raise ConfigError(f"class {name!r}: no annotation has a group {' or '.join(groups)}; "

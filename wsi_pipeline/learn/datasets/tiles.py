@@ -147,8 +147,9 @@ def _regions(
     slides = [store.grid.slide for store in stores]
     lacking = [slide.id for slide in slides if slide.id.casefold() not in files]
     if len(lacking) == len(slides) and (files or unannotated == "skip"):
+        names = ", ".join(path.name for path in list(files.values())[:3])
         raise ConfigError(f"{place}: no annotation is named after a slide; slides are {', '.join(lacking[:3])}, "
-                          f"annotations {', '.join(path.name for path in list(files.values())[:3]) or 'none'}")  # fmt: skip
+                          f"annotations {names or 'none'}")  # fmt: skip
     if lacking and unannotated == "error":
         raise ConfigError(f"{place}: {len(lacking)} of {len(slides)} slides have no annotation, such as "
                           f"{', '.join(lacking[:3])}; add them, or say unannotated: normal or skip")  # fmt: skip
