@@ -5,6 +5,7 @@ import pytest
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.calibrate import correct_prior, fit_temperature, probabilities
+from wsi_pipeline.learn.metrics import auroc, expected_calibration_error
 
 
 def test_a_half_becomes_the_prevalence() -> None:
@@ -61,3 +62,58 @@ def test_the_temperature_leaves_unknown_labels_out() -> None:
     assert fit_temperature(z, y) == pytest.approx(3 / np.log(3), rel=1e-3)
     with pytest.raises(ConfigError, match="no label is known"):
         fit_temperature(z, np.full((4, 2), np.nan))
+
+
+def test_the_temperature_of_exclusive_classes_has_the_least_softmax_log_loss() -> None:
+    # Lead 2 that is right 3 times of 4 among two classes is log(3) in truth: T = 2 / log 3.
+    z, y = np.array([[2.0, 0.0]] * 4), np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
+    assert fit_temperature(z, y, exclusive=True) == pytest.approx(2 / np.log(3), rel=1e-3)
+
+
+def test_the_temperature_of_three_classes_comes_back() -> None:
+    random = np.random.default_rng(0)
+    z = random.normal(size=(20000, 3)) * 2
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    y = np.eye(3)[(random.random(20000)[:, None] > p.cumsum(axis=1)[:, :2]).sum(axis=1)]
+    assert fit_temperature(3 * z, y, exclusive=True) == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_unreadable_images_and_overflown_logits_do_not_stop_the_fit(exclusive: bool) -> None:
+    z = np.array([[3.0, 0.0]] * 4 + [[np.nan, np.nan], [np.inf, -np.inf]], dtype=np.float16)
+    y = np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    alone = fit_temperature(np.r_[z[:4], [[900, -900]]], np.r_[y[:4], [[1, 0]]], exclusive=exclusive)
+    assert fit_temperature(z, y, exclusive=exclusive) == pytest.approx(alone, rel=0.01)
+
+
+def test_exclusive_rows_without_a_known_class_are_left_out_and_with_two_refused() -> None:
+    z, y = np.array([[2.0, 0.0]] * 5), np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0], [np.nan, np.nan]])
+    assert fit_temperature(z, y, exclusive=True) == pytest.approx(2 / np.log(3), rel=1e-3)
+    with pytest.raises(ConfigError, match="several classes"):
+        fit_temperature(z, np.ones((5, 2)), exclusive=True)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (np.zeros((2, 1)), np.zeros(2), r"give twice \(N, C\)"),
+        (np.zeros((2, 1)), np.full((2, 1), 0.5), "labels other than 0, 1 and NaN"),
+        (np.zeros((0, 2)), np.zeros((0, 2)), "no label is known"),
+    ],
+    ids=["shape", "share", "empty"],
+)
+def test_what_no_temperature_can_be_fitted_to_is_refused(logits, labels, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit_temperature(logits, labels)
+
+
+def test_undoing_the_weights_takes_the_calibration_error_away_and_leaves_the_ranks() -> None:
+    random = np.random.default_rng(0)
+    prevalence, z = 0.05, random.normal(size=50_000) * 1.5
+    weighted = 1 / (1 + np.exp(-z))  # what a network says that was trained with both classes costing the same
+    y = (random.random(50_000) < correct_prior(weighted, prevalence)).astype(float)
+    q = correct_prior(weighted, prevalence)
+    assert expected_calibration_error(y, weighted, 15) > 0.25
+    assert expected_calibration_error(y, q, 15) < 0.01
+    assert auroc(y, weighted) == auroc(y, q)
+    assert q.mean() == pytest.approx(y.mean(), abs=0.005)

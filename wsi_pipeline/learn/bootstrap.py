@@ -42,6 +42,7 @@ def bootstrap(
     NaN (a class was not drawn) is left out. Raises ConfigError on no rows, or not equally many.
     """
     y, s = np.asarray(labels), np.asarray(scores)
+    check_level(level)
     if len(y) != len(s):
         raise ConfigError(f"bootstrap: labels {y.shape}, scores {s.shape}; give equally many rows")
     drawn_groups = _Groups(groups, len(y))
@@ -67,6 +68,7 @@ def bootstrap_ranked(
     labels, scores: (N, C), labels 0, 1 or NaN; groups: (N,) or None. A class with one label only is NaN and
     left out of the means; a class whose positives were not drawn is left out of the mean of that round.
     """
+    check_level(level)
     found = []
     for values in ranked_rounds(labels, scores, groups, rounds=rounds, seed=seed):
         found.append(np.column_stack([values[0], *percentile_interval(values[1:], level)]))
@@ -110,6 +112,7 @@ def bootstrap_totals(
     parts: (N, K), what each row adds to K sums (say tp, fp, tn, fn of each class, or a one-hot cell of a
     confusion matrix). statistic: sums (R, K) -> (R, ...), one row a round, NaN where it does not exist.
     """
+    check_level(level)
     added = np.asarray(parts, dtype=np.float64)
     if added.ndim != 2:
         raise ConfigError(f"bootstrap_totals: parts {added.shape}; give (N, K)")
@@ -154,6 +157,8 @@ class _Groups:
 
     def draws(self, rounds: int, seed: int) -> Iterator[np.ndarray]:
         """Each draw: as many group numbers as there are groups."""
+        if rounds < 1:
+            raise ConfigError(f"rounds: got {rounds}; give 1 or more, usually 1000")
         random = np.random.default_rng(seed)
         for _ in range(rounds):
             yield random.integers(len(self._sizes), size=len(self._sizes))

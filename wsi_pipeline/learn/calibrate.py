@@ -42,12 +42,12 @@ def probabilities(
 def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, exclusive: bool = False) -> float:
     """The temperature T > 0 with which sigmoid(logits / T), or softmax, has the least log loss on known labels.
 
-    logits, labels: (N, C), labels 0, 1 or NaN, of the validation split; the prior is already in the logits.
+    logits, labels: (N, C), or (N,) of one class, labels 0, 1 or NaN, of validation; the prior is already in the logits.
     With `exclusive`, labels are one-hot and a row without its class is left out; so are NaN logits (unreadable
     images). Between 0.05 and 20. Raises ConfigError on other shapes or labels, and when no label is known.
     """
     z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-    if z.shape != y.shape or z.ndim != 2:
+    if z.shape != y.shape or z.ndim not in ((2,) if exclusive else (1, 2)):
         raise ConfigError(f"fit_temperature: logits {z.shape}, labels {y.shape}; give twice (N, C)")
     if not np.isin(y[~np.isnan(y)], (0.0, 1.0)).all():
         raise ConfigError("fit_temperature: labels other than 0, 1 and NaN; give the labels, not probabilities")

@@ -44,7 +44,7 @@ def quadratic_kappa(truth: ArrayLike, predicted: ArrayLike) -> float:
     """
     true, guess = _known_classes(truth, predicted)
     both = np.concatenate([true, guess])
-    if not np.array_equal(both, both.astype(np.int64)):
+    if not np.issubdtype(both.dtype, np.number) or (both % 1 != 0).any():
         raise ConfigError(f"quadratic_kappa: grades {np.unique(both)[:5].tolist()}; give whole numbers")
     if len(np.unique(both)) < 2:
         return np.nan
@@ -88,7 +88,7 @@ def reliability(
     place = np.minimum((p * bins).astype(np.intp), bins - 1)
     count = np.bincount(place, minlength=bins)
     sums = np.stack([np.bincount(place, weights=values, minlength=bins) for values in (p, y)])
-    mean_p, share = np.divide(sums, count, out=np.full_like(sums, np.nan), where=count > 0)
+    mean_p, share = np.divide(sums, count, out=np.full(sums.shape, np.nan), where=count > 0)
     return mean_p, share, count
 
 
@@ -108,7 +108,7 @@ def grade_of(cumulative_probs: ArrayLike, thresholds: ArrayLike = 0.5) -> np.nda
 
     thresholds: a number or (C,). Raises ConfigError on NaN, which has no grade.
     """
-    p = np.asarray(cumulative_probs)
+    p = _floating(cumulative_probs)
     if p.ndim != 2 or np.isnan(p).any():
         raise ConfigError(f"grade_of: shape {p.shape}, {int(np.isnan(p).sum())} NaN; give (N, C) without NaN")
     return (p >= np.asarray(thresholds, dtype=p.dtype)).sum(axis=1)
@@ -119,9 +119,7 @@ def known_pairs(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.nd
 
     Raises ConfigError on other shapes than twice (N,), on labels outside {0, 1, NaN} and on scores of NaN.
     """
-    y, s = np.asarray(labels), np.asarray(scores)
-    s = s if np.issubdtype(s.dtype, np.floating) else s.astype(np.float64)
-    y = y.astype(np.float64)
+    y, s = np.asarray(labels, dtype=np.float64), _floating(scores)
     if y.ndim != 1 or y.shape != s.shape:
         raise ConfigError(f"labels {y.shape}, scores {s.shape}: give one class at a time, twice (N,)")
     known = ~np.isnan(y)
@@ -131,6 +129,12 @@ def known_pairs(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.nd
     if np.isnan(s).any():
         raise ConfigError(f"scores: {np.isnan(s).sum()} of {len(s)} are NaN; leave unreadable images out and say so")
     return y == 1, s
+
+
+def _floating(values: ArrayLike) -> np.ndarray:
+    """As float64 what is not floating; half precision stays."""
+    array = np.asarray(values)
+    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
 
 
 def _ranks(scores: np.ndarray) -> np.ndarray:

@@ -31,6 +31,6 @@ def normalised_all(patients: Iterable[object]) -> np.ndarray:
     ids = np.array([normalised(one) for one in patients], dtype=str)
     missing = np.flatnonzero(ids == "")
     if len(missing):
-        raise ConfigError(f"patients: none in rows {missing[:5].tolist()} ({len(missing)} in all); give each image one, "
-                          "its own id when it stands alone")  # fmt: skip
+        raise ConfigError(f"patients: {len(missing)} are missing, in rows such as {missing[:5].tolist()}; "
+                          "give an image that stands alone its own id")  # fmt: skip
     return ids

@@ -94,7 +94,7 @@ def missing_classes(labels: ArrayLike, parts: ArrayLike, class_names: Sequence[s
 
 
 def _by_patient(labels: ArrayLike, patients: Iterable[object], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(patient of each row (N,), what each patient adds (P, 2 + 2C): itself, images, positives, negatives).
+    """(patient of each row (N,), what each patient adds (P, 1 + 2C): images, positives, negatives).
 
     The patients stand in an order that their ids and the seed alone decide.
     """
@@ -105,8 +105,7 @@ def _by_patient(labels: ArrayLike, patients: Iterable[object], seed: int) -> tup
     shuffled = np.argsort([hashlib.sha256(f"{seed}\t{name}".encode()).hexdigest() for name in names])
     of_row = np.argsort(shuffled)[of_row]
     by_row = np.column_stack([np.ones(len(y)), y == 1, y == 0]).T
-    sums = [np.bincount(of_row, weights=column, minlength=len(names)) for column in by_row]
-    return of_row, np.column_stack([np.ones(len(names)), *sums])
+    return of_row, np.stack([np.bincount(of_row, column, minlength=len(names)) for column in by_row], axis=1)
 
 
 def _spread(parts: np.ndarray, keys: np.ndarray, what: str, ids: np.ndarray | None) -> list[str]:
