@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def open_dataset(name: str, folder: Path, **options: Any) -> LabelledImages:
     for option in options:
         if option not in known:
             raise ConfigError(f"{name}: option {option!r} does not exist; {_nearest(option, known)}")
-    return DATASETS[name](Path(folder), **options)
+    return DATASETS[name](Path(os.path.abspath(folder)), **options)
 
 
 def _nearest(value: str, known: Any) -> str:

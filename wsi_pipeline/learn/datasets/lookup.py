@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -100,21 +100,27 @@ class _Index:
         for path in sorted(self.paths):
             name = path.rpartition("/")[2]
             self.by_name[name].append(path)
-            self.by_stem[os.path.splitext(name)[0]].append(path)
+            self.by_stem[_stem(name)].append(path)
 
     def find(self, name: str, place: str) -> str | None:
         """The file of a name, None where there is none. Raises ConfigError where there are several."""
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        for start in range(len(parts)):  # tables name paths from the data set's folder, or from above it
-            if "/".join(parts[start:]) in self.paths:
-                return str(self.folder.joinpath(*parts[start:]))
-        if len(parts) != 1:
+        below = name.replace("\\", "/")
+        while below not in self.paths and "/" in below:  # tables name paths from the data set's folder, or from above
+            below = below.partition("/")[2]
+        if below in self.paths:
+            return f"{self.folder}/{below}"
+        if below != name:  # a path, whose last part alone may be another patient's
             return None
-        stem = os.path.splitext(name)[0] if os.path.splitext(name)[1].lower() in SUFFIXES else name
-        found = self.by_name.get(name) or self.by_stem.get(stem) or []
+        found = self.by_name.get(name) or self.by_stem.get(_stem(name)) or []
         if len(found) > 1:
             raise ConfigError(f"{place}: {name!r} is {found[0]} or {found[1]}; name the folder by images")
-        return str(self.folder / found[0]) if found else None
+        return f"{self.folder}/{found[0]}" if found else None
+
+
+def _stem(name: str) -> str:
+    """The name without its ending, if that is an image's: names may hold dots."""
+    stem, ending = os.path.splitext(name)
+    return stem if ending.lower() in SUFFIXES else name
 
 
 def _indexes(folder: Path, images: Places) -> dict[str, _Index]:

@@ -94,10 +94,6 @@ class Table:
         columns = {name: _years(values) if name == "age" else values for name, values in found.items()}
         return pd.DataFrame(columns, index=range(len(self)))
 
-    def keep(self, rows: np.ndarray) -> "Table":
-        """These rows (N,) bool."""
-        return replace(self, rows=self.rows[rows], parts=self.parts[rows])
-
     def _number(self, row: int, value: str, names: Names) -> float:
         try:
             return float(value) if value else float("nan")
