@@ -1,5 +1,6 @@
 """Augmentation keeps what the label is about, for each kind of image; the contact sheet shows it."""
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def test_the_image_itself_is_left_as_it_was(kind: str) -> None:
     before = image.clone()
     versions(kind, image, count=5)
     assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_augmentation_can_be_sent_to_a_worker(kind: str) -> None:
+    copy = pickle.loads(pickle.dumps(augmentation(kind)))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    assert torch.equal(copy(noise()), versions(kind, noise(), count=1)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)

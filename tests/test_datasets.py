@@ -432,6 +432,12 @@ def test_skipping_every_image_is_an_error(tmp_path: Path) -> None:
         open_dataset("chest_xray", tmp_path, missing="skip")
 
 
+def test_a_link_that_leads_back_up_is_followed_once(tmp_path: Path) -> None:
+    name, options = make_folder(tmp_path)
+    (tmp_path / "tumor" / "again").symlink_to(tmp_path)
+    assert len(open_dataset(name, tmp_path, **options)) == 3
+
+
 def test_two_files_of_one_name_are_told_apart_by_the_user(tmp_path: Path) -> None:
     make_nih(tmp_path)
     write_images(tmp_path / "small", ["00000002_000.png"])

@@ -76,6 +76,11 @@ def test_planes_of_a_tiff_become_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), COLOURS)
 
 
+def test_a_compression_that_pillow_lacks_is_read(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", COLOURS, photometric="rgb", compression="jpeg2000")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), COLOURS)
+
+
 def test_a_tiff_whose_white_is_zero_is_turned_over(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.array([[0, 65535]], np.uint16), photometric="miniswhite")
     assert grey_of(tmp_path / "a.tif").tolist() == [[255, 0]]
@@ -200,6 +205,11 @@ def test_a_dicom_of_many_frames_is_refused(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "a.dcm", np.zeros((4, 4), np.uint16), NumberOfFrames=2)
     with pytest.raises(SlideError, match=r"a\.dcm.*2 frames, give one image a file"):
         read_image(path)
+
+
+def test_empty_windows_and_rescales_of_a_dicom_are_none(tmp_path: Path) -> None:
+    empty = dict.fromkeys(["WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"])
+    assert grey_of(write_dicom(tmp_path / "a.dcm", np.array([[0, 4095]], np.uint16), **empty)).tolist() == [[0, 255]]
 
 
 def test_a_dicom_whose_compression_is_not_decoded_says_so(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import scipy.ndimage
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder
 
@@ -28,6 +28,8 @@ _UNREADABLE = (  # what decoders raise for a damaged file
     ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError, RuntimeError, SyntaxError,
     TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
+_NO_CODE = tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE
+_MAY_BE_EMPTY = ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept")
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # TIFF tag 274 -> upright
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
@@ -144,11 +146,15 @@ def _read_pillow(path: Path) -> np.ndarray:
 
 
 def _read_tiff(path: Path) -> np.ndarray:
-    """8 bits by Pillow, which knows palettes, inks and JPEG; more by tifffile, as Pillow clips or refuses them."""
+    """8 bits by Pillow, which knows palettes, inks and JPEG; what it clips or refuses by tifffile."""
     with tifffile.TiffFile(path) as file:
         page: Any = file.pages[0]
         if page.bitspersample <= 8:
-            return _read_pillow(path)
+            try:
+                return _read_pillow(path)
+            except UnidentifiedImageError:
+                if page.photometric not in _NO_CODE:
+                    raise
         values = page.asarray()
         if page.planarconfig == 2 and values.ndim == 3:
             values = np.moveaxis(values, 0, -1)
@@ -188,6 +194,9 @@ def _read_dicom(path: Path) -> np.ndarray:
         raise ValueError("no DICOM header") from error
     if int(image.get("NumberOfFrames") or 1) > 1:
         raise ValueError(f"{image.NumberOfFrames} frames, give one image a file")
+    for name in _MAY_BE_EMPTY:
+        if name in image and image[name].is_empty:
+            del image[name]
     syntax = image.file_meta.TransferSyntaxUID
     if syntax.is_compressed and not get_decoder(syntax).is_available:
         raise SlideError(

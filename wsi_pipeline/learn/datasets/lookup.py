@@ -75,9 +75,14 @@ def image_ids(table: Table, names: Sequence[str], images: Places) -> list[str]:
 
 def list_images(folder: Path) -> list[str]:
     """The image files below `folder`, as sorted POSIX paths from there; hidden ones are left out."""
-    found = []
+    found: list[str] = []
+    seen: set[str] = set()  # real folders: a link may lead back up
     for top, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        if os.path.realpath(top) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(top))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         here = Path(top).relative_to(folder)
         found += [
             (here / name).as_posix()

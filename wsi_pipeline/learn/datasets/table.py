@@ -64,7 +64,12 @@ class Table:
     def numbers(self, names: Names) -> np.ndarray:
         """(N,) float64, NaN where empty. Raises ConfigError for other text."""
         values = self.text(names)
-        return np.array([self._number(row, value, names) for row, value in enumerate(values)], np.float64)
+        numbers = np.asarray(pd.to_numeric(pd.Series(values, dtype=object), errors="coerce"), np.float64)
+        wrong = np.isnan(numbers) & (np.array(values, dtype=object) != "")
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ConfigError(f"{self.places[row]}: {_listed(names)[0]} {values[row]!r} is no number; correct it")
+        return numbers
 
     def choices(self, names: Names, known: Mapping[str, int]) -> np.ndarray:
         """(N,) int: what `known` makes of each value (keys in lower case). Raises ConfigError for others."""
@@ -93,12 +98,6 @@ class Table:
         found = {name: self.text(of) for name, of in names.items() if self.has(of)}
         columns = {name: _years(values) if name == "age" else values for name, values in found.items()}
         return pd.DataFrame(columns, index=range(len(self)))
-
-    def _number(self, row: int, value: str, names: Names) -> float:
-        try:
-            return float(value) if value else float("nan")
-        except ValueError:
-            raise ConfigError(f"{self.places[row]}: {_listed(names)[0]} {value!r} is no number; correct it") from None
 
 
 def open_labels(folder: Path, labels: Places, *, needs: Sequence[Sequence[Names]]) -> Table:
