@@ -50,7 +50,9 @@ class LabelledImages:
         labels = np.asarray(self.labels, np.float32)
         object.__setattr__(self, "labels", labels)
         for name in ("ids", "patients"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=object).astype(str))
+            values = np.asarray(getattr(self, name), dtype=object)
+            self._refuse_missing(name, values)
+            object.__setattr__(self, name, values.astype(str))
         self._check_shapes()
         self._check_labels()
 
@@ -73,6 +75,15 @@ class LabelledImages:
             official=None if self.official is None else self.official[rows],
             columns=self.columns.iloc[rows].reset_index(drop=True) if len(self.columns) else self.columns,
         )
+
+    def _refuse_missing(self, name: str, values: np.ndarray) -> None:
+        """A missing name would become the text "nan", and all such rows one patient."""
+        missing = pd.isna(values) | (values == "")
+        if missing.any():
+            raise ConfigError(
+                f"{self.name}: {missing.sum()} of {len(values)} rows have no {name[:-1]}, the first is row "
+                f"{missing.argmax()}; fill it in, or leave those rows out"
+            )
 
     def _check_shapes(self) -> None:
         rows, classes = len(self.ids), len(self.class_names)
