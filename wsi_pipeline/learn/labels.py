@@ -96,7 +96,7 @@ class LabelledImages:
             raise ConfigError(f"{self.name}: class names {list(self.class_names)}; give each once, at least one")
         values, counts = np.unique(self.ids, return_counts=True)
         if rows and counts.max() > 1:
-            raise ConfigError(f"{self.name}: image {values[counts.argmax()]!r} stands in {counts.max()} rows; keep one")
+            raise ConfigError(f"{self.name}: image {str(values[counts.argmax()])!r} stands in {counts.max()} rows; keep one")
 
     def _check_labels(self) -> None:
         wrong = ~(np.isnan(self.labels) | (self.labels == 0) | (self.labels == 1))
