@@ -25,7 +25,7 @@ def command(
     from wsi_pipeline.learn.ranks import joined, rank, wait
     from wsi_pipeline.learn.settings import load_settings
     from wsi_pipeline.learn.train import train
-    from wsi_pipeline.scores.infer import pick_device
+    from wsi_pipeline.scores.engines import pick_device
 
     folder = Path(out)
     if config_file is None and not (resume and (folder / SETTINGS).exists()):

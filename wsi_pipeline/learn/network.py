@@ -21,7 +21,7 @@ def make_network(knobs: ModelKnobs, classes: int, device: torch.device) -> nn.Mo
 
     Raises ModelError where the weights do not fit the architecture.
     """
-    model = build_densenet(knobs.arch, classes)
+    model = build_densenet(knobs.arch, classes, in_channels=knobs.channels)
     if knobs.weights != "none":
         model = pretrained(model, knobs.weights)
     return model.to(device, memory_format=torch.channels_last)

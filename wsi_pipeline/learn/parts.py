@@ -1,13 +1,19 @@
 """Parts: which images train, validate and test, from the data set, by patient or from a file; leaks stop the run."""
 
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.labels import LabelledImages
+from wsi_pipeline.learn.patients import normalised_all
 from wsi_pipeline.learn.settings import SplitKnobs
 from wsi_pipeline.learn.splits import folds_by_patient, split_by_patient
 
@@ -17,9 +23,12 @@ PARTS = ("train", "val", "test")
 def divide(images: LabelledImages, knobs: SplitKnobs) -> np.ndarray:
     """The part of each image, (N,) str of "train", "val", "test" or "" (unused).
 
-    Official parts without a "val" give some of their training patients to it. Raises ConfigError when the
-    data set has none, the file does not fit, or no image would train or validate.
+    Official parts without a "val" give some of their training patients to it. With `join_identical`, patients
+    that share an image stay together where it is ours to choose. Raises ConfigError when the data set has no
+    parts, the file does not fit, or no image would train or validate.
     """
+    if knobs.join_identical:
+        images = joined_by_pixels(images)
     if knobs.how == "file":
         parts = _from_file(images, Path(str(knobs.file)))
     elif knobs.folds is not None:
@@ -40,6 +49,19 @@ def thin(images: LabelledImages, limit: int | None) -> LabelledImages:
     if limit is None or limit >= len(images):
         return images
     return images.subset(np.linspace(0, len(images) - 1, limit).round().astype(np.intp))
+
+
+def joined_by_pixels(images: LabelledImages) -> LabelledImages:
+    """The images, with patients who share an image of the same pixels as one; named after the first of them."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        hashes = list(pool.map(lambda row: pixel_hash(images.image(row)), range(len(images))))
+    patients, of_row = np.unique(normalised_all(images.patients), return_inverse=True)
+    kinds, pixels = np.unique(hashes, return_inverse=True)
+    size = len(patients) + len(kinds)
+    graph = coo_array((np.ones(len(images)), (of_row, len(patients) + pixels)), shape=(size, size))
+    group = connected_components(graph, directed=False)[1][: len(patients)]
+    first = np.unique(group, return_index=True)[1]
+    return replace(images, patients=patients[first[group]][of_row])
 
 
 def pixel_hash(pixels: np.ndarray) -> str:

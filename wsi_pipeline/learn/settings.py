@@ -43,6 +43,9 @@ class SplitKnobs(Section):
     folds: int | None = knob(None, "cross-validation: by patient into so many parts instead of `shares`", ge=2, le=100)
     fold: int = knob(0, "which of the folds is the test part", ge=0)
     seed: int = knob(0, "of the split", ge=0)
+    join_identical: bool = knob(
+        False, "images of the same pixels count as one patient when we split; reads every image once more before"
+    )
 
 
 class ModelKnobs(Section):
@@ -52,6 +55,7 @@ class ModelKnobs(Section):
     weights: str = knob("none", "none (random), imagenet, a file of weights, a folder of ours or a model in the box")
     freeze: str = knob("none", "none, head (all but the head is frozen), or a block: what lies before it is frozen")
     thaw: dict[int, str] = knob({}, "gradual unfreezing: `freeze` from an epoch on, such as {3: denseblock4}")
+    channels: Literal[1, 3] = knob(3, "of the input: RGB, or grey (their mean); weights of RGB are summed to fit")
     block_decay: float = knob(1.0, "rate of a block over that of the next one; 1 trains all alike", gt=0, le=1)
     ema: float | None = knob(None, "decay of a moving average of the weights, which is then kept", gt=0, lt=1)
 

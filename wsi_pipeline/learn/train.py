@@ -208,6 +208,7 @@ def _checkpoint(training: Training, numbers: dict[str, float]) -> Checkpoint:
         exclusive=images.exclusive,
         ordinal=images.ordinal,
         input_px=settings.data.px,
+        in_channels=settings.model.channels,
         mpp=images.mpp,
         mean=training.material.mean,
         std=training.material.std,
