@@ -96,7 +96,8 @@ class LabelledImages:
             raise ConfigError(f"{self.name}: class names {list(self.class_names)}; give each once, at least one")
         values, counts = np.unique(self.ids, return_counts=True)
         if rows and counts.max() > 1:
-            raise ConfigError(f"{self.name}: image {str(values[counts.argmax()])!r} stands in {counts.max()} rows; keep one")
+            twice = str(values[counts.argmax()])
+            raise ConfigError(f"{self.name}: image {twice!r} stands in {counts.max()} rows; keep one")
 
     def _check_labels(self) -> None:
         wrong = ~(np.isnan(self.labels) | (self.labels == 0) | (self.labels == 1))
@@ -108,7 +109,7 @@ class LabelledImages:
             )
         if self.exclusive and len(self) and not (np.nansum(self.labels, axis=1) == 1).all():
             row = int((np.nansum(self.labels, axis=1) != 1).argmax())
-            raise ConfigError(f"{self.name}: image {self.ids[row]} has not exactly one class; classes exclude each other")
+            raise ConfigError(f"{self.name}: image {self.ids[row]} has not exactly one class; they exclude each other")
 
 
 @dataclass(frozen=True, eq=False)
