@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
-from torch import Tensor, nn
+from torch import Tensor
+from torchvision.models import DenseNet
 
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.learn.card import RESEARCH_USE, Card, Fit, parse_card
@@ -104,19 +105,28 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, half: bool = 
     """
     if half:
         checkpoint = replace(checkpoint, state=_halved(checkpoint.state))
-    card = {"use": RESEARCH_USE, "id": checkpoint.id} | _card_of(checkpoint).model_dump(mode="json")
-    text = json.dumps(card, indent=2, ensure_ascii=False)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.items()}
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _replace(target, {WEIGHTS: safetensors_bytes(state, {"card": text}), CARD: text.encode() + b"\n"})
+        _replace(target, {WEIGHTS: weights_bytes(checkpoint), CARD: card_text(checkpoint).encode() + b"\n"})
     except OSError as error:
         raise ModelError(f"{target}: not saved ({error.strerror}); free the disk or name another") from error
     return checkpoint
 
 
-def build_model(checkpoint: Checkpoint) -> nn.Module:
+def card_text(checkpoint: Checkpoint) -> str:
+    """The text of card.json."""
+    card = {"use": RESEARCH_USE, "id": checkpoint.id} | _card_of(checkpoint).model_dump(mode="json")
+    return json.dumps(card, indent=2, ensure_ascii=False)
+
+
+def weights_bytes(checkpoint: Checkpoint) -> bytes:
+    """The bytes of model.safetensors, with the card in its metadata."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.items()}
+    return safetensors_bytes(state, {"card": card_text(checkpoint)})
+
+
+def build_model(checkpoint: Checkpoint) -> DenseNet:
     """The network with its weights (copied, in float32), on the CPU, in eval mode, without gradients."""
     model = _empty_model(_card_of(checkpoint))
     copies = {name: tensor.detach().clone() for name, tensor in checkpoint.state.items()}
@@ -222,7 +232,7 @@ def _check_weights(card: Card, state: Mapping[str, Tensor]) -> None:
             raise ModelError(f"{name} has values that are not finite in {kind}; use a checkpoint from before that")
 
 
-def _empty_model(card: Card) -> nn.Module:
+def _empty_model(card: Card) -> DenseNet:
     """The network without weights: shapes alone, no memory and no time for random numbers."""
     with torch.device("meta"):
         return build_densenet(card.arch, len(card.class_names), in_channels=card.in_channels)

@@ -146,7 +146,7 @@ def pretrained(model: nn.Module, name_or_path: str | Path) -> nn.Module:
         return model
     if str(name_or_path) != "imagenet":
         return load_weights(model, name_or_path)
-    url = zoo.get_model_weights(_known_arch(model)).DEFAULT.url  # type: ignore[attr-defined]
+    url = zoo.get_model_weights(_known_arch(model)).DEFAULT.url
     try:
         state = load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError) as error:
