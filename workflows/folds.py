@@ -1,0 +1,87 @@
+"""What the experiments share: commands said aloud and timed, and a cross-validation whose test parts are pooled.
+
+Not a script: `chest_xray.py`, `retina.py`, `skin.py` and `histology.py` are.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wsi_pipeline.learn.datasets import open_dataset
+from wsi_pipeline.learn.settings import load_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def options(description: str, *, data: str, folds: int, epochs: int) -> argparse.Namespace:
+    """--data, --out, --folds, --epochs, --device, --set of an experiment; `data` is below the folder of --data."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path(os.environ.get("WSI_PIPELINE_REAL_DATA", ROOT.parent / "shared" / "data")) / data
+    parser.add_argument("--data", type=Path, default=default, help="folder of the data set")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all trainings and reports")
+    parser.add_argument("--folds", type=int, default=folds)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--set", dest="knobs", action="append", default=[], metavar="KNOB=VALUE", help="for `train`")
+    return parser.parse_args()
+
+
+def call(*words: object) -> None:
+    """`python -m wsi_pipeline WORDS`: said, run, timed; a failure ends the experiment."""
+    command = [str(word) for word in words]
+    print(f"\n$ python -m wsi_pipeline {' '.join(command)}", flush=True)
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "wsi_pipeline", *command], check=False, cwd=ROOT)
+    print(f"({time.perf_counter() - began:.0f} s)", flush=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def set_all(knobs: Sequence[str]) -> list[str]:
+    """Knobs as `--set` options."""
+    return [word for knob in knobs for word in ("--set", knob)]
+
+
+def cross_validate(
+    config: str, data: Path, out: Path, *, folds: int, knobs: Sequence[str], device: str, judge: Sequence[str] = ()
+) -> Path:
+    """Train `folds` networks, judge each on its own test part, then all test images together; the pooled report.
+
+    Each image is judged once, by a network that saw neither it nor its patient. A fold that is there is kept.
+    """
+    parts = []
+    for fold in range(folds):
+        run = out / f"fold{fold}"
+        if not (run / "test" / "evaluation.json").exists():
+            chosen = [*knobs, f"split.folds={folds}", f"split.fold={fold}"]
+            call("train", "--config", config, "--data", data, "--out", run, "--resume", "--device", device,
+                 *set_all(chosen))  # fmt: skip
+            call("evaluate", "--checkpoint", run, "--data", data, "--split", "test", "--out", run / "test")
+        parts.append(run / "test" / "predictions.csv")
+    pooled = pd.concat([pd.read_csv(part, dtype=str, keep_default_na=False) for part in parts])
+    pooled.to_csv(out / "predictions.csv", index=False)
+    labels = write_labels(config, data, out / "labels.csv", knobs)
+    call("evaluate", "--predictions", out / "predictions.csv", "--labels", labels, "--patient-column", "patient_id",
+         "--only-common", "--out", out / "report", *judge)  # fmt: skip
+    return out / "report"
+
+
+def write_labels(config: str, data: Path, path: Path, knobs: Sequence[str]) -> Path:
+    """The true labels of a data set as a table: image, patient_id, a column a class, and the rest."""
+    settings = load_settings(ROOT / config, knobs).data
+    images = open_dataset(settings.dataset, data, **settings.options)
+    table = pd.DataFrame({"image": images.ids, "patient_id": images.patients})
+    for column, name in enumerate(images.class_names):
+        table[name] = pd.array(np.nan_to_num(images.labels[:, column], nan=-1).astype(int)).astype("Int64")
+    table = table.replace(-1, pd.NA)
+    for name in images.columns:
+        table[name] = images.columns[name].to_numpy()
+    table.to_csv(path, index=False)
+    return path
