@@ -13,7 +13,8 @@ from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.learn.checkpoint import Checkpoint, build_model
 from wsi_pipeline.learn.models import build_densenet
 from wsi_pipeline.scores import infer
-from wsi_pipeline.scores.infer import Scorer, check_fit, pick_device, score_tiles
+from wsi_pipeline.scores.engines import reduced
+from wsi_pipeline.scores.infer import Scorer, check_fit, score_tiles
 
 CPU = torch.device("cpu")
 
@@ -156,47 +157,18 @@ def test_read_only_tiles_are_scored_without_a_warning() -> None:
 
 def test_output_that_is_not_finite_names_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(tiles: np.ndarray, px: int) -> np.ndarray:
-        return np.array([[0.0, 0.0], [np.inf, 0.0]], np.float32)[: len(tiles)]
+        second = (tiles == store.tiles[1]).all(axis=(1, 2, 3))
+        return np.where(second[:, None], [np.inf, 0.0], 0.0).astype(np.float32)
 
-    scorer = Scorer(a_checkpoint(), CPU)
-    monkeypatch.setattr(scorer, "logits", broken)
+    store, scorer = a_store(4), Scorer(a_checkpoint(), CPU)
+    monkeypatch.setattr(scorer.engine, "forward", broken)
     with pytest.raises(ModelError, match="1 tiles is not finite, the first is tile 1"):
-        score_tiles(a_store(4), scorer, batch=2)
+        score_tiles(store, scorer, batch=2)
 
 
 def test_a_batch_of_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="batch: got 0"):
         score_tiles(a_store(1), Scorer(a_checkpoint(), CPU), batch=0)
-
-
-def out_of_memory_above(limit: int, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU whose memory holds `limit` tiles; there, batches are not shared among threads."""
-    scorer._pool, model = None, scorer._model
-
-    def forward(planes: torch.Tensor) -> torch.Tensor:
-        if len(planes) > limit:
-            raise torch.cuda.OutOfMemoryError("no memory")
-        return model(planes)
-
-    monkeypatch.setattr(scorer, "_model", forward)
-
-
-def test_out_of_memory_halves_the_batch_and_keeps_every_row(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    store, scorer = a_store(13), Scorer(a_checkpoint(), CPU)
-    whole = score_tiles(store, scorer, batch=13)
-    out_of_memory_above(3, scorer, monkeypatch)
-    np.testing.assert_allclose(score_tiles(store, scorer, batch=13).probs, whole.probs, atol=1e-5)
-    assert scorer.piece == 3  # 13, 6, 3
-    assert "out of memory with 13 tiles; going on with 6" in caplog.text
-
-
-def test_memory_for_no_tile_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = Scorer(a_checkpoint(), CPU)
-    out_of_memory_above(0, scorer, monkeypatch)
-    with pytest.raises(ModelError, match="no memory for one tile of 64 px"):
-        score_tiles(a_store(5), scorer, batch=4)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +231,7 @@ def test_reducing_by_a_whole_number_is_the_exact_mean_of_blocks() -> None:
     store = a_store(2, px=128, mpp=0.25)
     small = store.tiles.reshape(2, 64, 2, 64, 2, 3).mean(axis=(2, 4))
     planes = torch.from_numpy(store.tiles).permute(0, 3, 1, 2).float()
-    np.testing.assert_allclose(infer._reduced(planes, 64).numpy(), np.moveaxis(small, 3, 1), atol=1e-4)
+    np.testing.assert_allclose(reduced(planes, 64).numpy(), np.moveaxis(small, 3, 1), atol=1e-4)
     scores = score_tiles(store, Scorer(a_checkpoint(), CPU), batch=2, resample=True)
     assert np.isfinite(scores.probs).all()
 
@@ -267,20 +239,5 @@ def test_reducing_by_a_whole_number_is_the_exact_mean_of_blocks() -> None:
 def test_reducing_by_another_factor_does_not_alias() -> None:
     stripes = torch.zeros(1, 3, 66, 66)
     stripes[..., ::2] = 255
-    reduced = infer._reduced(stripes, 48)[..., 4:-4]
-    assert reduced.min() > 60 and reduced.max() < 195  # a nearest pixel would be 0 or 255
-
-
-@pytest.mark.parametrize("name", ["cuda:7", "cpu0", "mps", "gpu"])
-def test_a_device_that_is_not_here_is_refused_with_what_there_is(name: str) -> None:
-    with pytest.raises(ModelError, match=f"device '{name}' is not here; this machine has cpu"):
-        pick_device(name)
-
-
-@pytest.mark.parametrize(("gpus", "auto"), [(0, "cpu"), (2, "cuda:0")])
-def test_auto_takes_the_first_gpu_or_the_cpu(gpus: int, auto: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert str(pick_device("auto")) == auto
-    assert str(pick_device("cpu")) == "cpu"
-    if gpus:
-        assert [str(pick_device(name)) for name in ("cuda", "cuda:1")] == ["cuda:0", "cuda:1"]
+    found = reduced(stripes, 48)[..., 4:-4]
+    assert found.min() > 60 and found.max() < 195  # a nearest pixel would be 0 or 255

@@ -78,6 +78,10 @@ class ModelKnobs(Section):
     resample: bool = knob(False, "allow tiles of another size or scale to be reduced to the model's")
     batch: int = knob(16, "tiles scored at once", unit="tiles", ge=1, le=4096)
     device: str = knob("auto", "auto, cpu, cuda or cuda:N")
+    engine: Literal["auto", "torch", "onnx"] = knob(
+        "auto", "what computes: ONNX Runtime on a CPU and torch on a GPU, or the one named; the same scores"
+    )
+    compiled: bool = knob(False, "torch: compile the network; a minute at the start, faster from then on")
 
 
 class MapKnobs(Section):
@@ -175,7 +179,8 @@ def mapping_key(config: Config, scores: str) -> str:
 
 def config_hash(config: Config) -> str:
     """The knobs that can change a result, as 16 hex digits; machines and switched-off files do not count."""
-    return digest(config.model_dump(exclude={"run": True, "outputs": True, "model": {"batch", "device"}}))
+    machine = {"batch", "device", "engine", "compiled"}
+    return digest(config.model_dump(exclude={"run": True, "outputs": True, "model": machine}))
 
 
 def digest(value: Any) -> str:

@@ -11,8 +11,15 @@ from wsi_pipeline.pipeline.score import Classifier
 def load(config: Config) -> tuple[Classifier, dict[str, Any]]:
     """The classifier, and its entry for run.json; its note goes to stderr before any work."""
     knobs = config.model
-    classifier = Classifier(knobs.checkpoint, device=knobs.device, batch=knobs.batch, resample=knobs.resample)
-    click.echo(f"model {classifier.name} ({classifier.id}) on {classifier.device}", err=True)
+    classifier = Classifier(
+        knobs.checkpoint,
+        device=knobs.device,
+        batch=knobs.batch,
+        resample=knobs.resample,
+        engine=knobs.engine,
+        compiled=knobs.compiled,
+    )
+    click.echo(f"model {classifier.name} ({classifier.id}) on {classifier.device}, by {classifier.engine}", err=True)
     if classifier.note:
         click.echo(f"note: {classifier.note}", err=True)
     about = {
@@ -22,5 +29,6 @@ def load(config: Config) -> tuple[Classifier, dict[str, Any]]:
         "positive": list(classifier.positive),
         "threshold": classifier.threshold,
         "device": classifier.device,
+        "engine": classifier.engine,
     }
     return classifier, about

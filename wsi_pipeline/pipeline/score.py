@@ -5,7 +5,8 @@ from pathlib import Path
 
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.learn.checkpoint import load_checkpoint
-from wsi_pipeline.scores.infer import Scorer, pick_device, score_tiles
+from wsi_pipeline.scores.engines import EngineName, pick_device
+from wsi_pipeline.scores.infer import Scorer, score_tiles
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
 from wsi_pipeline.tiles.store import open_store
 
@@ -15,10 +16,13 @@ class Classifier:
 
     Attributes:
         id, note, name: of the checkpoint; the note is for the user.
-        device: where it runs.
+        device, engine: where and by what it is run.
     """
 
-    def __init__(self, where: str, *, device: str, batch: int, resample: bool) -> None:
+    def __init__(
+        self, where: str, *, device: str, batch: int, resample: bool,
+        engine: EngineName = "auto", compiled: bool = False,
+    ) -> None:  # fmt: skip
         checkpoint = load_checkpoint(where)
         self.id = checkpoint.id
         self.name = Path(where).name
@@ -26,7 +30,8 @@ class Classifier:
         self.positive = checkpoint.positive
         self.threshold = checkpoint.threshold
         self.device = str(pick_device(device))
-        self._scorer = Scorer(checkpoint, pick_device(device))
+        self._scorer = Scorer(checkpoint, pick_device(device), engine, compiled=compiled)
+        self.engine = self._scorer.engine.name
         self._batch = batch
         self._resample = resample
 

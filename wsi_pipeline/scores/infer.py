@@ -1,47 +1,31 @@
 """Scores of every tile of a store by one checkpoint, in batches on a CPU or a GPU, in the store's order."""
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
 
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.learn.calibrate import probabilities
-from wsi_pipeline.learn.checkpoint import Checkpoint, build_model
+from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.models import MIN_INPUT_PX
+from wsi_pipeline.scores.engines import EngineName, open_engine
 from wsi_pipeline.scores.store import Scores
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store import TileStore
 
 MPP_TOLERANCE = 0.05  # objectives called 20x and 40x differ by about as much between scanners
-_CPU_PIECE = 4  # most tiles in one forward pass on a CPU: more would fault fresh memory in page by page
 _READERS = {"cpu": 1, "cuda": 4}  # threads reading ahead: on a CPU the network needs the cores
 _AHEAD = 2  # batches in the queue for each reader
 
+Part = tuple[np.ndarray, float]  # logits (n, C) float32 and the seconds they took in their lane
+
 log = logging.getLogger(__name__)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device named auto (the first GPU, else the CPU), cpu, cuda or cuda:N.
-
-    Raises ModelError at once when it is unknown, or asked for and absent, telling what there is.
-    """
-    present = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if name == "auto":
-        return torch.device(present[0] if present else "cpu")
-    wanted = "cuda:0" if name == "cuda" else name
-    if wanted not in ("cpu", *present):
-        raise ModelError(f"device {name!r} is not here; this machine has {', '.join(['cpu', *present])}, or use auto")
-    return torch.device(wanted)
 
 
 def check_fit(grid: TileGrid, checkpoint: Checkpoint, *, resample: bool = False) -> int:
@@ -75,68 +59,31 @@ def check_fit(grid: TileGrid, checkpoint: Checkpoint, *, resample: bool = False)
 
 
 class Scorer:
-    """A model loaded once on a device, for any number of slides; on a GPU in bfloat16 or float16.
+    """A model loaded once on a device, for any number of slides: an engine and the threads that are its lanes."""
 
-    On a CPU, batches are shared among threads that compute alone: torch's own threads wait for each other
-    after every layer, and came down from 45 to 5 tiles/s where other processes were using the cores.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        """Loads the weights onto `device`, channels last, in eval mode."""
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device, engine: EngineName = "auto", *, compiled: bool = False
+    ) -> None:
+        """Loads the weights; see `open_engine`."""
         self.checkpoint = checkpoint
         self.device = device
-        self.piece = 1 << 30  # most tiles in one forward pass on a GPU; less once its memory was full
-        self._threads = _cores()
-        self._pool: ThreadPoolExecutor | None = None
-        if device.type == "cpu":
-            self._pool = ThreadPoolExecutor(self._threads, "score-tiles", torch.set_num_threads, (1,))
-        self._model = build_model(checkpoint).to(memory_format=torch.channels_last).to(device)
-        self._half = torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
-        self._shift = 255 * torch.tensor(checkpoint.mean, device=device)[:, None, None]
-        self._scale = 255 * torch.tensor(checkpoint.std, device=device)[:, None, None]
+        self.engine = open_engine(checkpoint, device, engine, compiled=compiled)
+        self._lanes = ThreadPoolExecutor(self.engine.lanes, "score-tiles", self.engine.enter_lane)
+
+    def submit(self, tiles: np.ndarray, px: int) -> list["Future[Part]"]:
+        """Start on tiles (n, H, W, 3) uint8 RGB, reduced to px x px first, divided among the lanes in order."""
+        piece = min(self.engine.piece(px), max(1, -(-len(tiles) // self.engine.lanes)))
+        parts = (tiles[start : start + piece] for start in range(0, len(tiles), piece))
+        return [self._lanes.submit(self._timed, part, px) for part in parts]
 
     def logits(self, tiles: np.ndarray, px: int) -> np.ndarray:
-        """Raw output (n, C) float32 for tiles (n, H, W, 3) uint8 RGB, reduced to px x px first.
-
-        When the GPU's memory does not hold them, fewer are taken at a time, from then on; ModelError when
-        it does not hold one.
-        """
-        parts = self._by_turns(tiles, px) if self._pool is None else self._by_threads(self._pool, tiles, px)
+        """Raw output (n, C) float32 for tiles (n, H, W, 3) uint8 RGB, reduced to px x px first."""
+        parts = [part.result()[0] for part in self.submit(tiles, px)]
         return np.concatenate([np.empty((0, len(self.checkpoint.class_names)), np.float32), *parts])
 
-    def _by_threads(self, pool: ThreadPoolExecutor, tiles: np.ndarray, px: int) -> list[np.ndarray]:
-        piece = min(_CPU_PIECE, max(1, -(-len(tiles) // self._threads)))
-        parts = [tiles[start : start + piece] for start in range(0, len(tiles), piece)]
-        return list(pool.map(self._forward, parts, [px] * len(parts)))
-
-    def _by_turns(self, tiles: np.ndarray, px: int) -> list[np.ndarray]:
-        out: list[np.ndarray] = []
-        start = 0
-        while start < len(tiles):
-            part = tiles[start : start + self.piece]
-            try:
-                out.append(self._forward(part, px))
-                start += len(part)
-                continue
-            except torch.cuda.OutOfMemoryError:
-                pass  # recovered from below: here the traceback still holds the memory
-            self._take_less(len(part), px)
-        return out
-
-    def _forward(self, tiles: np.ndarray, px: int) -> np.ndarray:
-        """Output (n, C) float32 of one pass."""
-        mixed = torch.autocast(self.device.type, dtype=self._half, enabled=self.device.type == "cuda")
-        with torch.inference_mode(), mixed:
-            pixels = torch.from_numpy(np.require(tiles, np.uint8, ["C", "W"])).to(self.device)
-            planes = _reduced(pixels.permute(0, 3, 1, 2).float(), px)  # NHWC in memory: channels last
-            return self._model((planes - self._shift) / self._scale).float().cpu().numpy()
-
-    def _take_less(self, tried: int, px: int) -> None:
-        torch.cuda.empty_cache()
-        if tried == 1:
-            raise ModelError(f"{self.device} has no memory for one tile of {px} px; use smaller tiles or --device cpu")
-        self.piece = tried // 2
-        log.warning("%s is out of memory with %d tiles; going on with %d", self.device, tried, self.piece)
+    def _timed(self, tiles: np.ndarray, px: int) -> Part:
+        began = perf_counter()
+        return self.engine.forward(tiles, px), perf_counter() - began
 
 
 def score_tiles(
@@ -158,14 +105,13 @@ def score_tiles(
     checkpoint, began, inside = scorer.checkpoint, perf_counter(), 0.0
     px = check_fit(store.grid, checkpoint, resample=resample)
     logits = np.full((store.n_tiles, len(checkpoint.class_names)), np.nan, np.float32)
-    for start, tiles, readable in _read_ahead(store, batch, readers=_READERS.get(scorer.device.type, 1)):
-        entered = perf_counter()
-        found = scorer.logits(tiles, px)
-        inside += perf_counter() - entered
+    batches = _read_ahead(store, batch, readers=_READERS.get(scorer.device.type, 1))
+    for start, readable, found, seconds in _score_ahead(scorer, batches, px):
+        inside += seconds
         _refuse_broken(found, readable, start)
-        logits[start : start + len(tiles)][readable] = found[readable]
+        logits[start : start + len(found)][readable] = found[readable]
         if progress is not None:
-            progress(len(tiles))
+            progress(len(found))
     scores = Scores(
         rowcol=store.grid.rowcol,
         class_names=checkpoint.class_names,
@@ -177,10 +123,31 @@ def score_tiles(
         model_mpp=_slide_mpp(checkpoint),
         note=checkpoint.note,
         seconds=perf_counter() - began,
-        model_seconds=inside,
+        model_seconds=inside / scorer.engine.lanes,
     )
     log.info("%.0f tiles/s, %.0f %% of it in the model", scores.tiles_per_s, 100 * scores.busy_share)
     return scores
+
+
+def _score_ahead(
+    scorer: Scorer, batches: Iterator[tuple[int, np.ndarray, np.ndarray]], px: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, float]]:
+    """(first tile, readable, logits, seconds of all lanes) of each batch in order.
+
+    A batch is waited for only while every lane has work from later ones, so none idles between two.
+    """
+    waiting: deque[tuple[int, np.ndarray, list[Future[Part]]]] = deque()
+    for start, tiles, readable in batches:
+        waiting.append((start, readable, scorer.submit(tiles, px)))
+        while sum(len(parts) for _, _, parts in waiting) - len(waiting[0][2]) >= scorer.engine.lanes:
+            yield _joined(*waiting.popleft())
+    while waiting:
+        yield _joined(*waiting.popleft())
+
+
+def _joined(start: int, readable: np.ndarray, parts: list["Future[Part]"]) -> tuple[int, np.ndarray, np.ndarray, float]:
+    done = [part.result() for part in parts]
+    return start, readable, np.concatenate([logits for logits, _ in done]), sum(seconds for _, seconds in done)
 
 
 def _read_ahead(store: TileStore, batch: int, *, readers: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -218,16 +185,6 @@ def _refuse_broken(logits: np.ndarray, readable: np.ndarray, start: int) -> None
         )
 
 
-def _reduced(planes: Tensor, px: int) -> Tensor:
-    """Planes (n, 3, H, W) float to px x px: as they are, exact means of blocks, or antialiased."""
-    height, width = planes.shape[-2:]
-    if height == width == px:
-        return planes
-    if height % px == 0 and width % px == 0:
-        return avg_pool2d(planes, (height // px, width // px))
-    return interpolate(planes, size=(px, px), mode="bilinear", antialias=True)
-
-
 def _slide_mpp(checkpoint: Checkpoint) -> float:
     """um/px of a model that can score slides; ModelError tells why it cannot."""
     if not checkpoint.positive:
@@ -245,10 +202,3 @@ def _fits(grid: TileGrid, mpp: float, px: int) -> bool:
     """Whether the tile, given as `px` pixels a side, has `mpp` um/px within the tolerance, along x and y."""
     factor = grid.tile_px / max(px, 1) / mpp
     return all(abs(axis * factor - 1) <= MPP_TOLERANCE for axis in (grid.mpp.x, grid.mpp.y))
-
-
-@cache
-def _cores() -> int:
-    """Cores this process may use; asked once, since a Scorer's threads change torch's own answer."""
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(torch.get_num_threads(), mine))

@@ -1,0 +1,160 @@
+"""Engines: the same logits by every way of computing them, whatever the batch; devices, memory that is too small."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from wsi_pipeline.errors import ModelError
+from wsi_pipeline.learn.checkpoint import Checkpoint, build_model
+from wsi_pipeline.learn.fold import FromPixels, folded
+from wsi_pipeline.learn.models import build_densenet
+from wsi_pipeline.scores.engines import Engine, OnnxEngine, TorchEngine, open_engine, pick_device, reduced
+from wsi_pipeline.scores.infer import Scorer
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.6, 0.5, 0.7), (0.2, 0.3, 0.1)
+
+
+def a_checkpoint(arch: str = "densenet_demo", **fields: Any) -> Checkpoint:
+    """Random weights, norms with statistics, scales and shifts of their own, some scales negative."""
+    torch.manual_seed(1)
+    model = build_densenet(arch, 2).train()
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(part.weight, 1.0, 0.5)
+            torch.nn.init.normal_(part.bias, 0.0, 0.2)
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.randn(4, 3, 64, 64))
+    known: dict[str, Any] = {
+        "arch": arch, "class_names": ("tumour", "necrosis"), "positive": ("tumour",), "exclusive": False,
+        "input_px": 64, "mpp": 0.5, "mean": MEAN, "std": STD, "state": model.state_dict(),
+    }  # fmt: skip
+    return Checkpoint(**known | fields)
+
+
+def some_tiles(n: int, px: int) -> np.ndarray:
+    """n tiles of noise, each of its own brightness."""
+    noise = np.random.default_rng(0).integers(0, 256, (n, px, px, 3))
+    return (noise * np.linspace(0.2, 1, n)[:, None, None, None]).astype(np.uint8)
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
+
+@pytest.fixture(scope="module", params=["densenet_demo", "densenet121"])
+def ways(request: pytest.FixtureRequest) -> tuple[torch.nn.Module, dict[str, Engine]]:
+    """A network as it is, and by every engine."""
+    checkpoint = a_checkpoint(request.param)
+    engines = {name: open_engine(checkpoint, CPU, name) for name in ("onnx", "torch")}
+    return FromPixels(build_model(checkpoint), MEAN, STD), engines
+
+
+@pytest.mark.parametrize(
+    ("tile_px", "px"), [(32, 32), (64, 64), (100, 100), (256, 256), (128, 64), (90, 64)], ids=lambda px: f"{px}"
+)
+def test_probabilities_are_those_of_plain_float32_torch(tile_px: int, px: int, ways: Any) -> None:
+    model, engines = ways
+    tiles = some_tiles(2, tile_px)
+    with torch.inference_mode():
+        expected = model(reduced(torch.from_numpy(tiles).permute(0, 3, 1, 2).float(), px)).numpy()
+    assert np.ptp(expected, axis=0).min() > 1e-3
+    for engine in engines.values():
+        found = engine.forward(tiles, px)
+        assert found.dtype == np.float32 and found.shape == (2, 2)
+        np.testing.assert_allclose(sigmoid(found), sigmoid(expected), atol=1e-5)
+
+
+def test_onnx_gives_the_same_bits_however_tiles_are_divided() -> None:
+    engine, tiles = OnnxEngine(a_checkpoint()), some_tiles(13, 64)
+    whole = engine.forward(tiles, 64)
+    for piece in (1, 2, 5):
+        parts = [engine.forward(tiles[start : start + piece], 64) for start in range(0, 13, piece)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_onnx_gives_the_same_bits_from_many_threads_at_once() -> None:
+    scorer, tiles = Scorer(a_checkpoint(), CPU, "onnx"), some_tiles(40, 64)
+    whole = scorer.engine.forward(tiles, 64)
+    np.testing.assert_array_equal(scorer.logits(tiles, 64), whole)
+
+
+def test_half_precision_moves_no_probability_by_a_hundredth() -> None:
+    checkpoint, tiles = a_checkpoint(), some_tiles(16, 64)
+    found = TorchEngine(checkpoint, CPU, half=torch.bfloat16).forward(tiles, 64)
+    exact = sigmoid(TorchEngine(checkpoint, CPU).forward(tiles, 64))
+    assert 0 < np.abs(sigmoid(found) - exact).max() < 0.01
+
+
+def test_folding_leaves_only_norms_that_a_relu_follows() -> None:
+    model = build_model(a_checkpoint())
+    norms = [name for name, part in folded(model).named_modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert len(norms) == 12 + 3 + 1  # norm1 of each layer, a norm a transition, norm5
+    assert isinstance(model.features.norm0, torch.nn.BatchNorm2d)  # the model itself is as it was
+
+
+def test_auto_is_onnx_on_a_cpu_and_onnx_is_refused_on_a_gpu() -> None:
+    checkpoint = a_checkpoint()
+    assert open_engine(checkpoint, CPU).name == "onnx"
+    assert open_engine(checkpoint, CPU, "torch").name == "torch"
+    with pytest.raises(ModelError, match="engine onnx runs on a CPU, the device is cuda:0"):
+        open_engine(checkpoint, torch.device("cuda:0"), "onnx")
+
+
+def test_compiled_for_one_size_smaller_batches_are_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, tiles, seen = TorchEngine(a_checkpoint(), CPU), some_tiles(4, 64), []
+    whole, model = engine.forward(tiles, 64), engine._model
+    monkeypatch.setattr(engine, "_full", 0)
+    monkeypatch.setattr(engine, "_model", lambda planes: seen.append(len(planes)) or model(planes))
+    found = np.concatenate([engine.forward(tiles[:3], 64), engine.forward(tiles[3:], 64)])
+    assert seen == [3, 3]
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
+def out_of_memory_above(limit: int, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU whose memory holds `limit` tiles, and which is given all at once."""
+    model = engine._model
+
+    def forward(planes: torch.Tensor) -> torch.Tensor:
+        if len(planes) > limit:
+            raise torch.cuda.OutOfMemoryError("no memory")
+        return model(planes)
+
+    engine.most = 1 << 30
+    monkeypatch.setattr(engine, "_model", forward)
+
+
+def test_out_of_memory_halves_the_batch_and_keeps_every_row(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, tiles = TorchEngine(a_checkpoint(), CPU), some_tiles(13, 64)
+    whole = engine.forward(tiles, 64)
+    out_of_memory_above(3, engine, monkeypatch)
+    np.testing.assert_allclose(engine.forward(tiles, 64), whole, atol=1e-5)
+    assert engine.most == 3  # 13, 6, 3
+    assert "out of memory with 13 tiles; going on with 6" in caplog.text
+
+
+def test_memory_for_no_tile_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TorchEngine(a_checkpoint(), CPU)
+    out_of_memory_above(0, engine, monkeypatch)
+    with pytest.raises(ModelError, match="no memory for one tile of 64 px"):
+        engine.forward(some_tiles(5, 64), 64)
+
+
+@pytest.mark.parametrize("name", ["cuda:7", "cpu0", "mps", "gpu"])
+def test_a_device_that_is_not_here_is_refused_with_what_there_is(name: str) -> None:
+    with pytest.raises(ModelError, match=f"device '{name}' is not here; this machine has cpu"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize(("gpus", "auto"), [(0, "cpu"), (2, "cuda:0")])
+def test_auto_takes_the_first_gpu_or_the_cpu(gpus: int, auto: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert str(pick_device("auto")) == auto
+    assert str(pick_device("cpu")) == "cpu"
+    if gpus:
+        assert [str(pick_device(name)) for name in ("cuda", "cuda:1")] == ["cuda:0", "cuda:1"]
