@@ -12,7 +12,7 @@ from wsi_pipeline.errors import ConfigError
         ("tile.mpp=1", "unknown section 'tile'; did you mean 'tiles'"),
         ("tiles.mp=1", "unknown knob 'tiles.mp'; did you mean 'tiles.mpp'"),
         ("tiles.mpp=99", r"tiles.mpp: .* 20 \(got 99\)"),
-        ("tiles.store=jpeg", "tiles.store: .*pixels"),
+        ("tiles.store=png", "tiles.store: .*pixels"),
         ("run.scheduler=moon", "run.scheduler: got 'moon'"),
         ("tiles", "use --set section.knob=value"),
     ],

@@ -10,7 +10,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "wsi_pipeline"
 LAYERS = ("base", "slide", "tiles", "learn", "scores", "maps", "pipeline", "cli", "__main__")
 BASE = ("cluster", "config", "geometry", "errors", "__init__")
 FILES = sorted(PACKAGE.rglob("*.py"))
-ONE_FILE_ONLY = {"openslide": "slide/reader.py", "rasterio": "maps/heatmap.py", "dask.distributed": "cluster.py"}
+ONE_FILE_ONLY = {
+    "openslide": "slide/openslide_pixels.py",
+    "rasterio": "maps/heatmap.py",
+    "dask.distributed": "cluster.py",
+}
 
 
 def layer(parts: tuple[str, ...]) -> int:

@@ -88,7 +88,7 @@ def test_a_lost_shard_is_no_black_tile(tmp_path):
     for shard in (tmp_path / "a.zarr" / "tiles" / "c" / "0").rglob("*"):
         if shard.is_file():
             shard.unlink()
-    with pytest.raises(SlideError, match=r"a\.zarr: tile 3 is black, its shard is missing"):
+    with pytest.raises(SlideError, match=r"a\.zarr: tile 3 cannot be read .*missing"):
         looked_up(store)(3)
 
 

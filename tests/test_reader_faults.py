@@ -12,7 +12,8 @@ from PIL import Image, ImageCms
 from small_slide import a_slide
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.slide.reader import SlideReader, drop_reader, open_slide, reader_for, slide_identity
+from wsi_pipeline.slide.openslide_pixels import slide_identity
+from wsi_pipeline.slide.reader import Reading, SlideReader, drop_reader, open_slide, reader_for
 
 CANARY = "CANARY-JANE-DOE-4711"
 
@@ -99,7 +100,7 @@ def test_colours_go_through_the_profile_only_when_asked(tmp_path: Path, options:
     pixels = np.full((64, 64, 3), (200, 120, 60), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", iccprofile=swapped_profile(), **options)
     slide = open_slide(tmp_path / "a.tif", mpp=(0.5, 0.5))
-    with SlideReader(slide) as plain, SlideReader(slide, icc=True) as managed:
+    with SlideReader(slide) as plain, SlideReader(slide, Reading(icc=True)) as managed:
         assert plain.read(0, 0, 0, (1, 1)).ravel().tolist() == [200, 120, 60]
         if slide.backend == "tifffile":  # OpenSlide gives no profile of a generic TIFF in some versions
             assert managed.warnings == ()
@@ -115,7 +116,7 @@ def test_a_slide_without_a_usable_profile_keeps_its_colours_and_says_so(
 ) -> None:
     pixels = np.full((64, 64, 3), (200, 120, 60), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", iccprofile=profile)
-    with SlideReader(open_slide(tmp_path / "a.tif", mpp=(0.5, 0.5)), icc=True) as reader:
+    with SlideReader(open_slide(tmp_path / "a.tif", mpp=(0.5, 0.5)), Reading(icc=True)) as reader:
         assert words in reader.warnings[0]
         assert reader.read(0, 0, 0, (1, 1)).ravel().tolist() == [200, 120, 60]
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import dask.array
 import numpy as np
 import pytest
+import tifffile
 import xarray
 import zarr
 from small_slide import TILE, a_grid, a_slide, a_store, all_tissue
 
 from wsi_pipeline.errors import StoreError
+from wsi_pipeline.slide.reader import PLAIN, SlideReader, open_slide
 from wsi_pipeline.tiles import store as store_module
 from wsi_pipeline.tiles.store import (
     TileStore,
@@ -24,8 +26,10 @@ from wsi_pipeline.tiles.store import (
     missing_shards,
     open_store,
     store_bytes,
+    write_jpegs,
     write_shard,
 )
+from wsi_pipeline.tiles.tiler import cut_shard
 
 
 def shard_file(store: TileStore, shard: int) -> Path:
@@ -62,7 +66,7 @@ def test_a_store_opens_as_it_was_made(store):
     assert (opened.grid.rows, opened.grid.cols, opened.grid.mpp) == (8, 10, store.grid.mpp)
     assert np.array_equal(opened.grid.rowcol, store.grid.rowcol)
     assert np.array_equal(opened.grid.tissue, store.grid.tissue)
-    assert (opened.key, opened.pixels, opened.shard_tiles, opened.icc) == ("k1", True, 16, False)
+    assert (opened.key, opened.pixels, opened.shard_tiles, opened.reading) == ("k1", True, 16, PLAIN)
     assert (opened.settings, opened.tissue_mm2) == ({"target_mpp": 0.5}, 0.02)
 
 
@@ -105,7 +109,7 @@ def test_arrays_are_laid_out_as_documented(store, name, shape, chunks, dimension
 
 def test_attributes_tell_the_slide_the_scale_and_the_settings(store):
     found = zarr.open_group(store.path, mode="r").attrs["wsi_pipeline"]
-    assert (found["schema"], found["status"], found["tiles"]) == (1, "writing", 80)
+    assert (found["schema"], found["status"], found["tiles"]) == (2, "writing", 80)
     assert found["slide"]["id"] == "a"
     assert found["slide"]["mpp_l0"] == {"x": 0.5, "y": 0.5, "source": "manifest"}
     assert found["grid"]["read_level"] == 0
@@ -253,7 +257,7 @@ def test_store_bytes_bounds_what_the_worst_pixels_take(tmp_path):
 def test_another_schema_is_refused(store):
     group = zarr.open_group(store.path, mode="r+")
     group.attrs["wsi_pipeline"] = {**group.attrs["wsi_pipeline"], "schema": 99}
-    with pytest.raises(StoreError, match="schema 99, this version reads 1"):
+    with pytest.raises(StoreError, match="schema 99, this version reads 2"):
         open_store(store.path)
 
 
@@ -284,3 +288,92 @@ def test_delete_store_leaves_nothing(store, tmp_path):
     delete_store(store.path)
     delete_store(store.path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
+def jpeg_store(folder: Path, *, tile: int = 64, stride: int | None = None) -> tuple[TileStore, np.ndarray]:
+    """A store of JPEGs over a slide of 64 px JPEG tiles, 300 x 256 px; and the slide's pixels."""
+    y, x = np.mgrid[:256, :300]
+    drawn = np.stack([128 + 90 * np.sin(x / 9), 128 + 90 * np.cos(y / 7), (x + y) % 256], -1).astype(np.uint8)
+    tifffile.imwrite(folder / "j.tif", drawn, photometric="ycbcr", tile=(64, 64), compression="jpeg")
+    slide = open_slide(folder / "j.tif", mpp=(0.5, 0.5))
+    with SlideReader(slide) as reader:
+        pixels = reader.read(0, 0, 0, (320, 256))
+    grid = a_grid(slide, tile=tile, stride_px=stride or tile)
+    options = {"pixels": True, "shard_tiles": 16, "key": "k", "settings": {}, "codec": "jpeg", "quality": 95}
+    return create_store(folder / "j.zarr", grid, all_tissue(slide), **options), pixels
+
+
+def cut(store: TileStore) -> TileStore:
+    for shard in range(len(store.shards)):
+        cut_shard(store.path, shard)
+    return mark_complete(store)
+
+
+def test_a_store_of_jpegs_holds_the_slides_own_tiles_bit_for_bit(tmp_path):
+    store, pixels = jpeg_store(tmp_path)
+    tiles, readable = cut(store).read(0, store.n_tiles)
+    assert store.n_tiles == 20 and readable.all()
+    for tile, (row, col) in zip(tiles, store.grid.rowcol.tolist(), strict=True):
+        own = pixels[row * 64 : row * 64 + 64, col * 64 : col * 64 + 64]
+        if col < 4:
+            assert np.array_equal(tile, own)
+        else:  # over the edge: encoded anew, white beyond it
+            assert np.abs(tile.astype(int) - own).mean() < 3
+
+
+def test_the_bytes_of_a_jpeg_store_are_those_of_the_slide(tmp_path):
+    store, _ = jpeg_store(tmp_path)
+    cut(store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr: bytes have no specification yet
+        jpegs = zarr.open_group(store.path, mode="r")["jpegs"]
+        jpeg = bytes(jpegs[0:1][0])
+        assert jpegs.attrs["codec"] == "jpeg" and jpegs.shape == (20,)
+        assert xarray.open_zarr(store.path, consolidated=False).sizes["tile"] == 20
+    with tifffile.TiffFile(store.grid.slide.path) as tiff:
+        page = tiff.pages[0]
+        with open(store.grid.slide.path, "rb") as file:
+            file.seek(page.dataoffsets[0])
+            own = file.read(page.databytecounts[0])
+    scan = own.index(b"\xff\xda")
+    assert jpeg.endswith(own[scan:])
+
+
+def test_a_grid_of_its_own_is_encoded_at_the_quality_asked_for(tmp_path):
+    store, pixels = jpeg_store(tmp_path, tile=48)
+    tiles, readable = cut(store).read(0, store.n_tiles)
+    assert readable.all()
+    assert 0 < np.abs(tiles[7].astype(int) - pixels[48:96, :48]).mean() < 3
+    assert open_store(store.path).quality == 95
+
+
+def test_damage_in_a_copied_jpeg_is_unreadable_when_read(tmp_path):
+    store, _ = jpeg_store(tmp_path)
+    with tifffile.TiffFile(store.grid.slide.path) as tiff:
+        start, count = tiff.pages[0].dataoffsets[6], tiff.pages[0].databytecounts[6]
+    with open(store.grid.slide.path, "r+b") as file:
+        file.seek(start + count // 2)
+        file.write(b"\xff\x01" * 40)
+    tiles, readable = cut(store).read(0, store.n_tiles)
+    assert np.flatnonzero(~readable).tolist() == [6]
+    assert (tiles[6] == 255).all()
+
+
+def test_jpegs_are_written_only_where_they_belong(store, tmp_path):
+    with pytest.raises(ValueError, match="shard 0 has 16 tiles in zstd, got 16 in jpeg"):
+        write_jpegs(store, 0, [b""] * 16, np.ones(16, bool))
+
+
+def test_tiles_of_several_shards_are_read_together(store):
+    tiles = number_tiles(store)
+    for start, stop in [(0, 80), (15, 17), (16, 32), (79, 80), (40, 40)]:
+        read, readable = store.read(start, stop)
+        assert np.array_equal(read, tiles[start:stop])
+        assert len(readable) == stop - start
+
+
+def test_a_lost_shard_is_told_and_not_read_as_black(store):
+    number_tiles(store)
+    shard_file(store, 3).unlink()
+    with pytest.raises(StoreError, match="this shard of the tile store is missing"):
+        store.read(40, 60)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.slide.reader import SlideReader, open_slide
+from wsi_pipeline.slide.reader import Reading, SlideReader, open_slide
 from wsi_pipeline.slide.synthetic import Tumour, draw_slide
 from wsi_pipeline.slide.tissue import (
     TissueSettings,
@@ -27,6 +27,8 @@ MPP = (8.0, 8.0)
 
 class FakeReader:
     """A slide whose level 0 is one array; thumbnails are taken by box means."""
+
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, rgb: np.ndarray, mpp: Mpp) -> None:
         self.rgb = rgb
@@ -222,7 +224,7 @@ def test_the_outline_has_the_area_of_the_mask_in_level_0_pixels(tmp_path: Path) 
 
 def test_a_slide_without_the_colour_profile_asked_for_says_so_beside_its_tissue(tmp_path: Path) -> None:
     truth = draw_slide(tmp_path / "a.tif", size_px=(1000, 800))
-    with SlideReader(open_slide(truth.path), icc=True) as reader:
+    with SlideReader(open_slide(truth.path), Reading(icc=True)) as reader:
         tissue = find_tissue(reader, SETTINGS)
     assert "no colour profile in the file: its colours are taken as they are" in tissue.warnings
 

@@ -39,6 +39,12 @@ class SlideKnobs(Section):
         None, "scale of slides that state none; a file's own scale goes first", unit="um/px", ge=0.05, le=20
     )
     icc: bool = knob(False, "convert colours to sRGB with the slide's ICC profile, where it has one")
+    reader: Literal["auto", "openslide"] = knob(
+        "auto", "JPEG tiles of Aperio and generic TIFF are read directly, same pixels; or OpenSlide for all it opens"
+    )
+    reduced_decode: bool = knob(
+        False, "reduce by 2, 4, 8 in the JPEG decoder where no level fits: faster, softer than Lanczos, other pixels"
+    )
 
 
 class TissueKnobs(Section):
@@ -64,9 +70,12 @@ class TileKnobs(Section):
     )
     min_tissue: float = knob(0.05, "a tile is kept from this share of tissue on", unit="share", ge=0, le=1)
     edge: Literal["pad", "inside"] = knob("pad", "tiles over the slide's edge: padded with white, or left out")
-    store: Literal["pixels", "coordinates"] = knob(
-        "pixels", "keep the pixels, or only where they are (read from the slide again when scoring)"
+    store: Literal["pixels", "jpeg", "coordinates"] = knob(
+        "pixels",
+        "keep the pixels without loss, or as JPEG (the slide's own bytes where a tile is one of its own), or only "
+        "where they are (read from the slide again when scoring)",
     )
+    jpeg_quality: int = knob(90, "of tiles that are encoded for tiles.store=jpeg", unit="1-100", ge=1, le=100)
     shard_tiles: int = knob(64, "tiles in one file of the store, and in one task", unit="tiles", ge=1, le=4096)
     max_unreadable: float = knob(0.05, "a slide fails above this share of unreadable tiles", unit="share", ge=0, le=1)
 
@@ -164,7 +173,12 @@ def tiling_key(config: Config, fingerprint: str, mpp_l0: tuple[float, float]) ->
     """What the tiles of one slide depend on, as 16 hex digits; equal keys may share a store."""
     tissue, tiles = config.tissue.model_dump(), config.tiles.model_dump(exclude={"max_unreadable"})
     tiles["stride_px"] = config.stride_px
-    return digest({"slide": fingerprint, "mpp": mpp_l0, "icc": config.slide.icc, "tissue": tissue, "tiles": tiles})
+    if config.tiles.store != "jpeg":
+        del tiles["jpeg_quality"]
+    known = {"slide": fingerprint, "mpp": mpp_l0, "icc": config.slide.icc, "tissue": tissue, "tiles": tiles}
+    if config.slide.reduced_decode:  # slide.reader is in no key: its pixels are the same
+        known["reduced_decode"] = True
+    return digest(known)
 
 
 def scoring_key(tiles: str, checkpoint_id: str) -> str:

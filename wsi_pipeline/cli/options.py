@@ -15,7 +15,10 @@ _CONFIG = [
 ]
 _SLIDES = [
     click.option("--mpp-default", type=float, help="um/px for slides that state none."),
-    click.option("--tiles-store", type=click.Choice(["pixels", "coordinates"]), help="Keep pixels, or places alone."),
+    click.option(
+        "--tiles-store", type=click.Choice(["pixels", "jpeg", "coordinates"]),
+        help="Keep pixels, the same as JPEG, or places alone.",
+    ),
     click.option("--limit", type=int, help="Only the first so many slides."),
 ]
 _MACHINES = [

@@ -58,6 +58,6 @@ def _estimate(checked: Checked, slide: Slide, config: Config) -> Checked:
         min_tissue=settings.min_tissue,
         edge=settings.edge,
     )
-    size = store_bytes(len(grid), settings.tile_px) if settings.pixels else 0
+    size = store_bytes(len(grid), settings.tile_px, settings.codec) if settings.pixels else 0
     status = "ok" if len(grid) else "no_tissue"
     return replace(checked, status=status, tiles=len(grid), bytes=size, message="; ".join(tissue.warnings))

@@ -145,8 +145,9 @@ def _tile(run: Run, work: Work) -> None:
     run.folder.forget(entry.slide_id)
     work.stage = "tissue"
     store = str(run.folder.store(entry.slide_id))
-    tiles = run.cluster.submit(lay_tiles, work.slide, store, work.tiles_key, tiling_settings(config)).result()
-    size = store_bytes(tiles, config.tiles.tile_px) if config.tiles.store == "pixels" else 0
+    settings = tiling_settings(config)
+    tiles = run.cluster.submit(lay_tiles, work.slide, store, work.tiles_key, settings).result()
+    size = store_bytes(tiles, settings.tile_px, settings.codec) if settings.pixels else 0
     run.tell("tiles_planned", slide_id=entry.slide_id, tiles=tiles, bytes=size)
     work.stage = "tiles"
     done = fill_store(
@@ -171,6 +172,7 @@ def _score(run: Run, work: Work) -> None:
     run.tell(
         "scores_done", slide_id=work.entry.slide_id, tiles=len(scores.probs),
         tiles_per_s=round(scores.tiles_per_s, 1), busy_share=round(scores.busy_share, 3),
+        seconds=round(scores.seconds, 3),
     )  # fmt: skip
     if run.until == "score":
         work.result = _reached(work, len(scores.probs))

@@ -7,8 +7,9 @@ from pathlib import Path
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import Config, config_hash
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.slide.reader import Slide, drop_reader, reader_for, working_mpp
+from wsi_pipeline.slide.reader import Reading, Slide, drop_reader, reader_for, working_mpp
 from wsi_pipeline.slide.tissue import TissueSettings, find_tissue
+from wsi_pipeline.tiles.codecs import Codec
 from wsi_pipeline.tiles.grid import Edge, lay_grid
 from wsi_pipeline.tiles.store import TileStore, create_store, delete_store, open_store
 from wsi_pipeline.tiles.tiler import CutResult, cut_tiles
@@ -25,8 +26,10 @@ class TilingSettings:
     min_tissue: float
     edge: Edge
     pixels: bool
+    codec: Codec
+    jpeg_quality: int
     shard_tiles: int
-    icc: bool
+    reading: Reading
     config_hash: str
 
 
@@ -40,9 +43,13 @@ def tiling_settings(config: Config) -> TilingSettings:
         stride_px=config.stride_px,
         min_tissue=tiles.min_tissue,
         edge=tiles.edge,
-        pixels=tiles.store == "pixels",
+        pixels=tiles.store != "coordinates",
+        codec="jpeg" if tiles.store == "jpeg" else "zstd",
+        jpeg_quality=tiles.jpeg_quality,
         shard_tiles=tiles.shard_tiles,
-        icc=config.slide.icc,
+        reading=Reading(
+            icc=config.slide.icc, direct=config.slide.reader == "auto", reduced=config.slide.reduced_decode
+        ),
         config_hash=config_hash(config),
     )
 
@@ -57,7 +64,7 @@ def lay_tiles(slide: Slide, store_path: str, key: str, settings: TilingSettings)
         return kept.n_tiles
     mpp = working_mpp(slide, settings.mpp)
     try:
-        reader = reader_for(slide, icc=settings.icc)
+        reader = reader_for(slide, settings.reading)
         tissue = find_tissue(reader, settings.tissue)
     finally:
         drop_reader(slide)
@@ -79,7 +86,9 @@ def lay_tiles(slide: Slide, store_path: str, key: str, settings: TilingSettings)
         shard_tiles=settings.shard_tiles,
         key=key,
         settings=told,
-        icc=settings.icc,
+        codec=settings.codec,
+        quality=settings.jpeg_quality,
+        reading=settings.reading,
     )
     return store.n_tiles
 

@@ -13,7 +13,7 @@ from glob import glob
 from pathlib import Path
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.slide.reader import slide_identity
+from wsi_pipeline.slide.openslide_pixels import slide_identity
 
 SUFFIXES = frozenset(
     [".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".qptiff"]

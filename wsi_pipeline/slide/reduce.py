@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+WHITE = 255
+PART_PX = 256  # side of the smallest part that is tried alone, about a tile of the slide's own
 MAX_READ_PX = 12 * 2**20  # pixels of one read: 48 MiB as RGBA, about 150 MiB with its copies
 
 # (left, top, (width, height)) in a level's own pixels -> (height, width, 3) uint8
@@ -59,6 +62,36 @@ def reduce_whole(read: Read, level_size: tuple[float, float], size_px: tuple[int
         out = cols.stop - cols.start, rows.stop - rows.start
         whole[rows, cols] = np.asarray(piece.resize(out, Image.Resampling.BOX, box=inner))
     return whole
+
+
+def read_around(read: Read, fault: type[Exception], left_white: Callable[[Any, int], None]) -> Read:
+    """The same reader, but what raises `fault` is read in halves, and halves of these, down to a part of PART_PX.
+
+    A part that still raises comes white; `left_white` is told of it with its pixels, and may raise instead.
+    """
+
+    def halves(left: int, top: int, size_px: tuple[int, int]) -> np.ndarray:
+        try:
+            return read(left, top, size_px)
+        except fault as error:
+            width, height = size_px
+            if max(size_px) <= PART_PX:
+                left_white(error, width * height)
+                return np.full((height, width, 3), WHITE, np.uint8)
+        if width >= height:
+            half = _half(left, width)
+            parts = halves(left, top, (half, height)), halves(left + half, top, (width - half, height))
+            return np.concatenate(parts, axis=1)
+        half = _half(top, height)
+        return np.concatenate([halves(left, top, (width, half)), halves(left, top + half, (width, height - half))])
+
+    return halves
+
+
+def _half(start: int, length: int) -> int:
+    """About half of `length`, up to a multiple of PART_PX if there is one: many slides have their tiles there."""
+    half = round((start + length / 2) / PART_PX) * PART_PX - start
+    return half if 0 < half < length else length // 2
 
 
 def _blocks(size_px: tuple[int, int], zoom: tuple[float, float]) -> Iterator[tuple[slice, slice]]:

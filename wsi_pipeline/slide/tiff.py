@@ -74,7 +74,7 @@ class TiffTags:
 
 def tiff_tags(path: Path) -> TiffTags:
     """Read the tags of a TIFF, no pixels. Raises SlideError where it is none."""
-    with _told_as_slide_error(path), tifffile.TiffFile(path) as tiff:
+    with told_as_slide_error(path), tifffile.TiffFile(path) as tiff:
         index, series = _main_series(tiff)
         page: Any = series.keyframe
         sizes = tuple(_size(level) for level in _levels(series))
@@ -114,7 +114,7 @@ class TiffPixels:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        with _told_as_slide_error(self._path):
+        with told_as_slide_error(self._path):
             self._file = tifffile.TiffFile(self._path)
             try:
                 _, series = _main_series(self._file)
@@ -129,7 +129,7 @@ class TiffPixels:
 
         Raises SlideError where a piece cannot be decoded.
         """
-        with _told_as_slide_error(self._path):
+        with told_as_slide_error(self._path):
             return self._levels[level].read(x, y, size_px)
 
     def close(self) -> None:
@@ -232,7 +232,7 @@ def _ome_mpp(xml: str | None, index: int) -> Pair | None:
 
 
 @contextmanager
-def _told_as_slide_error(path: Path) -> Iterator[None]:
+def told_as_slide_error(path: Path) -> Iterator[None]:
     """Turn what a bad TIFF raises into one SlideError; tifffile's own log lines stay out."""
     log = logging.getLogger("tifffile")
 

@@ -1,25 +1,29 @@
-"""The pixels of tiles: places on the grid -> (n, tile_px, tile_px, 3) uint8, read from the slide."""
+"""The pixels of tiles: places on the grid -> (n, tile_px, tile_px, 3) uint8, or JPEGs, read from the slide."""
 
 import numpy as np
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.slide.reader import drop_reader, reader_for
+from wsi_pipeline.slide.jpeg import encode
+from wsi_pipeline.slide.reader import PLAIN, Reading, drop_reader, reader_for
 from wsi_pipeline.tiles.grid import TileGrid
 
 WHITE = 255
 
+Box = tuple[float, float, float, float]
 
-def read_tiles(grid: TileGrid, start: int, stop: int, *, icc: bool = False) -> tuple[np.ndarray, np.ndarray]:
+
+def read_tiles(grid: TileGrid, start: int, stop: int, reading: Reading = PLAIN) -> tuple[np.ndarray, np.ndarray]:
     """Read tiles start to stop of `grid` from its slide, with this thread's handle.
 
-    Returns (n, tile_px, tile_px, 3) uint8 RGB, white beyond the slide, and (n,) bool, False (and white)
-    where a tile could not be read twice. Raises SlideError only where the slide cannot be opened.
+    Row by row, as the grid has them, so that the reader still has what neighbours share. Returns (n, tile_px,
+    tile_px, 3) uint8 RGB, white beyond the slide, and (n,) bool, False (and white) where a tile could not be
+    read twice. Raises SlideError only where the slide cannot be opened.
     """
     boxes = grid.boxes_l0(start, stop)
     tiles = np.full((len(boxes), grid.tile_px, grid.tile_px, 3), WHITE, dtype=np.uint8)
     readable = np.ones(len(boxes), dtype=bool)
     for index, box in enumerate(boxes.tolist()):
-        pixels = _read_twice(grid, tuple(box), icc)
+        pixels = _read_twice(grid, tuple(box), reading)
         if pixels is None:
             readable[index] = False
         else:
@@ -27,14 +31,34 @@ def read_tiles(grid: TileGrid, start: int, stop: int, *, icc: bool = False) -> t
     return tiles, readable
 
 
-def _read_twice(grid: TileGrid, box_l0: tuple[float, float, float, float], icc: bool) -> np.ndarray | None:
+def read_jpegs(
+    grid: TileGrid, start: int, stop: int, reading: Reading = PLAIN, *, quality: int
+) -> tuple[list[bytes], np.ndarray]:
+    """The same tiles as one JPEG each, and (n,) bool.
+
+    Where a tile is just one of the slide's own, its bytes are copied and not decoded; else it is encoded at
+    `quality` (1-100).
+    """
+    jpegs, readable = [], np.ones(stop - start, dtype=bool)
+    size_px = (grid.tile_px, grid.tile_px)
+    for index, box in enumerate(grid.boxes_l0(start, stop).tolist()):
+        jpeg = reader_for(grid.slide, reading).own_jpeg(tuple(box), size_px)
+        if jpeg is None:
+            pixels = _read_twice(grid, tuple(box), reading)
+            readable[index] = pixels is not None
+            jpeg = encode(np.full((*size_px, 3), WHITE, np.uint8) if pixels is None else pixels, quality)
+        jpegs.append(jpeg)
+    return jpegs, readable
+
+
+def _read_twice(grid: TileGrid, box_l0: Box, reading: Reading) -> np.ndarray | None:
     """One tile (tile_px, tile_px, 3), or None where neither the open handle nor a fresh one reads it."""
     size_px = (grid.tile_px, grid.tile_px)
     try:
-        return reader_for(grid.slide, icc=icc).read_box(box_l0, size_px)
+        return reader_for(grid.slide, reading).read_box(box_l0, size_px)
     except SlideError:
         drop_reader(grid.slide)  # OpenSlide keeps an error for good: this handle is lost
-    reader = reader_for(grid.slide, icc=icc)
+    reader = reader_for(grid.slide, reading)
     try:
         return reader.read_box(box_l0, size_px)
     except SlideError:

@@ -8,9 +8,9 @@ absent would read as black without an error, so nothing but that marker says tha
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ import numpy as np
 import zarr
 
 from wsi_pipeline.errors import StoreError
+from wsi_pipeline.slide.reader import PLAIN, Reading
 from wsi_pipeline.slide.tissue import TissueMask
+from wsi_pipeline.tiles.codecs import Codec, decode_jpeg, decode_zstd, encode_jpeg, encode_zstd, jpeg_chunks
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.layout import (
     ATTRIBUTES,
@@ -31,6 +33,10 @@ from wsi_pipeline.tiles.layout import (
     write_attributes,
 )
 from wsi_pipeline.tiles.pixels import read_tiles
+from wsi_pipeline.tiles.shards import read_shard_file, write_shard_file
+
+JPEG_QUALITY = 90
+_H_AND_E_AS_JPEG = 1 / 3  # of the raw pixels; at quality 90 it takes a sixth, at 95 a quarter
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +48,9 @@ class TileStore:
         grid: the tiles; row k of every array is tile k of the grid.
         pixels: whether it holds pixels; else `read` takes them from the slide again.
         shard_tiles: tiles in one shard, which is one file, one task, and the step of a resume.
-        icc: whether pixels are taken through the slide's colour profile.
+        codec: "zstd" (no loss), or "jpeg": the slide's own bytes where a tile is one of the slide's, else encoded
+            at `quality` (1-100).
+        reading: how pixels are read from the slide.
         key: what it was made from (config and slide fingerprint); another key is another store.
         status: "writing" or "complete".
         tissue_mm2: tissue on the glass.
@@ -54,10 +62,12 @@ class TileStore:
     grid: TileGrid
     pixels: bool
     shard_tiles: int
-    icc: bool
     key: str
     status: str
     tissue_mm2: float
+    codec: Codec = "zstd"
+    quality: int = JPEG_QUALITY
+    reading: Reading = PLAIN
     warnings: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -82,15 +92,43 @@ class TileStore:
         From the store, or from the slide where the store holds coordinates alone: the same pixels.
         """
         if not self.pixels:
-            return read_tiles(self.grid, start, stop, icc=self.icc)
-        tiles = zarr.open_array(self.path, path="tiles", mode="r")
-        readable = zarr.open_array(self.path, path="readable", mode="r")
-        return np.asarray(tiles[start:stop]), np.asarray(readable[start:stop])
+            return read_tiles(self.grid, start, stop, self.reading)
+        parts = [self._read_shard(shard, start, stop) for shard in range(len(self.shards))[self._touched(start, stop)]]
+        if len(parts) == 1:
+            return parts[0]
+        none = np.empty((0, self.grid.tile_px, self.grid.tile_px, 3), np.uint8), np.empty(0, bool)
+        tiles, readable = zip(none, *parts, strict=True)
+        return np.concatenate(tiles), np.concatenate(readable)
+
+    def shard_file(self, shard: int) -> Path:
+        """The file of a shard's pixels."""
+        name = Path("tiles", "c", str(shard), "0", "0", "0") if self.codec == "zstd" else Path("jpegs", "c", str(shard))
+        return Path(self.path) / name
+
+    def _touched(self, start: int, stop: int) -> slice:
+        """The shards that tiles start to stop lie in."""
+        return slice(start // self.shard_tiles, -(-min(stop, self.n_tiles) // self.shard_tiles) if stop > start else 0)
+
+    def _read_shard(self, shard: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Those of tiles start to stop that lie in one shard."""
+        first, last = self.shards[shard]
+        start, stop = max(start, first), min(stop, last)
+        chunks = read_shard_file(self.shard_file(shard), self.shard_tiles, start - first, stop - first)
+        readable = np.asarray(zarr.open_array(self.path, path="readable", mode="r")[start:stop])
+        with _reading(Path(self.path)):
+            if self.codec == "zstd":
+                return decode_zstd(chunks, self.grid.tile_px), readable
+            tiles, decoded = decode_jpeg(chunks, self.grid.tile_px)
+            return tiles, readable & decoded
 
 
-def store_bytes(n_tiles: int, tile_px: int) -> int:
-    """Disk that the pixels of a store take at most; without loss H&E keeps about 0.9 of it."""
-    return n_tiles * (tile_px * tile_px * 3 + 64)
+def store_bytes(n_tiles: int, tile_px: int, codec: Codec = "zstd") -> int:
+    """Disk that the pixels of a store take at most; without loss H&E keeps about 0.9 of it.
+
+    As JPEG it is what H&E takes at most; noise would take more.
+    """
+    pixels = tile_px * tile_px * 3
+    return n_tiles * ((round(pixels * _H_AND_E_AS_JPEG) if codec == "jpeg" else pixels) + 64)
 
 
 def create_store(
@@ -102,7 +140,9 @@ def create_store(
     shard_tiles: int,
     key: str,
     settings: Mapping[str, Any],
-    icc: bool = False,
+    codec: Codec = "zstd",
+    quality: int = JPEG_QUALITY,
+    reading: Reading = PLAIN,
 ) -> TileStore:
     """Make a store with everything but its pixels; an existing one of the same `key` is opened as it is.
 
@@ -115,15 +155,16 @@ def create_store(
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if pixels:
-            _check_space(path, len(grid), grid.tile_px)
+            _check_space(path, store_bytes(len(grid), grid.tile_px, codec), f"{len(grid):,} tiles of {grid.tile_px} px")
         draft = _draft(path)
         shutil.rmtree(draft, ignore_errors=True)
         group = zarr.create_group(draft, zarr_format=3)
-        kept = {"pixels": pixels, "shard_tiles": shard_tiles, "icc": icc}
-        write_attributes(group, grid, tissue, key=key, store=kept, settings=settings)
+        kept = {"pixels": pixels, "shard_tiles": shard_tiles, "codec": codec, "quality": quality}
+        told = {"store": kept | {"reading": asdict(reading)}, "settings": settings}
+        write_attributes(group, grid, tissue, key=key, **told)
         write_arrays(group, grid, tissue)
         if pixels:
-            lay_pixels(group, len(grid), grid.tile_px, shard_tiles)
+            lay_pixels(group, len(grid), grid.tile_px, shard_tiles, codec)
         draft.rename(path)
     return open_store(path, complete=False)
 
@@ -149,7 +190,7 @@ def open_store(path: str | Path, *, complete: bool = True) -> TileStore:
         tissue_mm2=found["tissue"]["tissue_mm2"],
         warnings=tuple(dict.fromkeys((*grid.slide.warnings, *found["tissue"]["warnings"]))),
         settings=found["settings"],
-        **found["store"],
+        **found["store"] | {"reading": Reading(**found["store"]["reading"])},
     )
 
 
@@ -162,10 +203,16 @@ def write_shard(store: TileStore, shard: int, tiles: np.ndarray, readable: np.nd
     start, stop = store.shards[shard]
     if len(tiles) != stop - start:
         raise ValueError(f"shard {shard} has {stop - start} tiles, got {len(tiles)}: write whole shards only")
-    with _writing(Path(store.path)):
-        for name, values in (("readable", readable), ("tiles", tiles)):
-            array = zarr.open_array(store.path, path=name, mode="r+")
-            array.with_config({"write_empty_chunks": True})[start:stop] = values
+    chunks = encode_zstd(tiles) if store.codec == "zstd" else jpeg_chunks(encode_jpeg(tiles, store.quality))
+    _write(store, shard, chunks, readable)
+
+
+def write_jpegs(store: TileStore, shard: int, jpegs: Sequence[bytes], readable: np.ndarray) -> None:
+    """The same for tiles that are JPEGs already, in a store of codec "jpeg"."""
+    start, stop = store.shards[shard]
+    if store.codec != "jpeg" or len(jpegs) != stop - start:
+        raise ValueError(f"shard {shard} has {stop - start} tiles in {store.codec}, got {len(jpegs)} in jpeg")
+    _write(store, shard, jpeg_chunks(jpegs), readable)
 
 
 def missing_shards(store: TileStore) -> list[int]:
@@ -250,13 +297,21 @@ def _writing(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: {text}") from error
 
 
-def _check_space(path: Path, n_tiles: int, tile_px: int) -> None:
-    needed, free = store_bytes(n_tiles, tile_px), shutil.disk_usage(path.parent).free
+def _check_space(path: Path, needed: int, what: str) -> None:
+    free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise StoreError(
-            f"{path}: {n_tiles:,} tiles of {tile_px} px take up to {needed:,} bytes, {free:,} are free; "
+            f"{path}: {what} take up to {needed:,} bytes, {free:,} are free; "
             "free some, use another --out, or --tiles-store coordinates"
         )
+
+
+def _write(store: TileStore, shard: int, chunks: Sequence[bytes], readable: np.ndarray) -> None:
+    start, stop = store.shards[shard]
+    with _writing(Path(store.path)):
+        flags = zarr.open_array(store.path, path="readable", mode="r+")
+        flags.with_config({"write_empty_chunks": True})[start:stop] = readable
+        write_shard_file(store.shard_file(shard), chunks, store.shard_tiles)
 
 
 def _sweep(store: TileStore) -> None:
@@ -270,7 +325,7 @@ def _absent(store: TileStore) -> list[int]:
     """Shards without a file; one file holds a whole shard, so a file that is there is done."""
     if not store.pixels:
         return []
-    folder = Path(store.path) / "tiles" / "c"
+    files = [store.shard_file(shard) for shard in range(len(store.shards))]
+    folder = Path(store.path) / files[0].relative_to(store.path).parts[0] / "c" if files else Path(store.path)
     written = set(os.listdir(folder)) if folder.is_dir() else set()
-    files = (folder / str(shard) / "0" / "0" / "0" for shard in range(len(store.shards)))
-    return [shard for shard, file in enumerate(files) if str(shard) not in written or not file.is_file()]
+    return [n for n, file in enumerate(files) if str(n) not in written or not file.is_file()]

@@ -10,8 +10,8 @@ import zarr
 
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.tiles.pixels import read_tiles
-from wsi_pipeline.tiles.store import TileStore, mark_complete, missing_shards, open_store, write_shard
+from wsi_pipeline.tiles.pixels import read_jpegs, read_tiles
+from wsi_pipeline.tiles.store import TileStore, mark_complete, missing_shards, open_store, write_jpegs, write_shard
 
 MAX_UNREADABLE = 0.05  # share of a slide's tiles; beyond it the file is damaged and no map should be drawn
 
@@ -45,8 +45,12 @@ def cut_shard(store_path: str, shard: int) -> ShardDone:
     started = perf_counter()
     store = open_store(store_path, complete=False)
     start, stop = store.shards[shard]
-    tiles, readable = read_tiles(store.grid, start, stop, icc=store.icc)
-    write_shard(store, shard, tiles, readable)
+    if store.codec == "jpeg":
+        jpegs, readable = read_jpegs(store.grid, start, stop, store.reading, quality=store.quality)
+        write_jpegs(store, shard, jpegs, readable)
+    else:
+        tiles, readable = read_tiles(store.grid, start, stop, store.reading)
+        write_shard(store, shard, tiles, readable)
     return ShardDone(shard, stop - start, int((~readable).sum()), perf_counter() - started)
 
 

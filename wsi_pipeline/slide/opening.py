@@ -1,0 +1,71 @@
+"""A slide file -> what it is: by OpenSlide, by its TIFF tags, or by both."""
+
+import os
+from pathlib import Path
+
+from wsi_pipeline.errors import SlideError
+from wsi_pipeline.slide.describe import Facts, Slide, describe
+from wsi_pipeline.slide.files import check_file, is_tiff, shown
+from wsi_pipeline.slide.openslide_pixels import GENERIC, facts_of_openslide, format_of
+from wsi_pipeline.slide.tiff import TiffTags, facts_of_tiff, tiff_tags
+
+Pair = tuple[float, float]
+
+_IN_FOLDERS = (".mrxs", ".vms", ".vmu")
+
+
+def open_slide(
+    path: str | Path,
+    *,
+    slide_id: str | None = None,
+    mpp: Pair | None = None,
+    mpp_default: float | None = None,
+) -> Slide:
+    """Open the file, see what it is, close it.
+
+    `mpp` is the manifest's (x, y), `mpp_default` is for files that tell none. Raises SlideError where the
+    file cannot be read or is no RGB brightfield slide, ScaleError where its scale is missing or implausible.
+    """
+    path = Path(os.path.abspath(path))
+    check_file(path)
+    return describe(path, _facts(path), slide_id=slide_id, mpp=mpp, mpp_default=mpp_default)
+
+
+def _facts(path: Path) -> Facts:
+    """What OpenSlide says of a file, or tifffile where OpenSlide cannot, or sees fewer levels."""
+    kind = format_of(path)
+    tiff = _tags(path, kind)
+    if tiff is None:
+        return facts_of_openslide(path, None)
+    if kind is None:
+        return facts_of_tiff(path, tiff)
+    try:
+        found = facts_of_openslide(path, tiff)
+    except SlideError as refused:
+        if kind != GENERIC:
+            raise
+        try:
+            return facts_of_tiff(path, tiff)  # a codec that OpenSlide has not
+        except SlideError:
+            raise refused from None
+    fewer = kind == GENERIC and len(found.level_sizes) < len(tiff.level_sizes)
+    return facts_of_tiff(path, tiff) if fewer else found
+
+
+def _tags(path: Path, kind: str | None) -> TiffTags | None:
+    """What a TIFF's tags say; None where OpenSlide must do without. SlideError where it is no slide."""
+    if not is_tiff(path):
+        if kind is None:
+            hint = "; the folder of its data must lie beside it" if path.suffix.lower() in _IN_FOLDERS else ""
+            said = f"in no slide format known to OpenSlide{hint}; take it out or convert it"
+            raise SlideError(f"{shown(path)}: {said}")
+        return None
+    try:
+        tags = tiff_tags(path)
+    except SlideError:
+        if kind is None:
+            raise
+        return None  # OpenSlide reads some TIFFs that tifffile does not
+    if tags.not_rgb or (kind in (None, GENERIC) and tags.not_whole):
+        raise SlideError(f"{shown(path)}: {tags.not_whole or tags.not_rgb}")
+    return tags
