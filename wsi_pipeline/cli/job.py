@@ -24,6 +24,7 @@ from wsi_pipeline.slide.cohort import SlideEntry
 _LIBRARIES = (
     "dask",
     "numpy",
+    "onnxruntime",
     "openslide-python",
     "openslide-bin",
     "rasterio",
@@ -55,7 +56,7 @@ def work(
     finally:
         code = _exit_code(results, len(entries))
         _close(folder, results, account | {"finished": now(), "until": until, "exit_code": code})
-    _say(results, folder)
+    _say(results, folder, shown.busy())
     return code
 
 
@@ -99,9 +100,11 @@ def _exit_code(results: Sequence[SlideResult], slides: int) -> int:
     return EXIT_SOME_FAILED if failed else 0
 
 
-def _say(results: Sequence[SlideResult], folder: RunFolder) -> None:
+def _say(results: Sequence[SlideResult], folder: RunFolder, speed: str) -> None:
     counts = Counter(result.status for result in results)
     click.echo(f"{len(results)} slides: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+    if speed:
+        click.echo(f"  {speed}")
     for name in ("slides.csv", "failures.csv", "report.html"):
         if name != "failures.csv" or any(counts[status] for status in FAILED):
             click.echo(f"  {Path(folder.root / name)}")
