@@ -20,10 +20,14 @@ from wsi_pipeline.learn.settings import load_settings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def options(description: str, *, data: str, folds: int, epochs: int) -> argparse.Namespace:
-    """--data, --out, --folds, --epochs, --device, --set of an experiment; `data` is below the folder of --data."""
+def options(
+    description: str, *, data: str, folds: int, epochs: int, what: Sequence[str] = ()
+) -> argparse.Namespace:
+    """--data, --out, --folds, --epochs, --device, --set of an experiment, and one of `what` where it has parts."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("WSI_PIPELINE_REAL_DATA", ROOT.parent / "shared" / "data")) / data
+    if what:
+        parser.add_argument("what", choices=what)
     parser.add_argument("--data", type=Path, default=default, help="folder of the data set")
     parser.add_argument("--out", type=Path, required=True, help="folder of all trainings and reports")
     parser.add_argument("--folds", type=int, default=folds)
