@@ -8,7 +8,9 @@ import click
 from wsi_pipeline import __version__
 from wsi_pipeline.errors import ConfigError, WsiError
 
-COMMANDS = ("run", "check", "tile", "score", "map", "train", "evaluate", "explain", "export", "demo", "doctor", "config")
+COMMANDS = (
+    "run", "check", "tile", "score", "map", "train", "evaluate", "explain", "export", "demo", "doctor", "config",
+)  # fmt: skip
 EXIT_FATAL, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 

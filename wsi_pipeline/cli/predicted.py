@@ -1,0 +1,145 @@
+"""What `evaluate` judges: a checkpoint's answers to one part of the images it was trained with, or to others."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+
+from wsi_pipeline.cli.judged import Judged
+from wsi_pipeline.errors import ConfigError, ModelError
+from wsi_pipeline.learn.calibrate import probabilities
+from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint
+from wsi_pipeline.learn.datasets import open_dataset
+from wsi_pipeline.learn.folder import SETTINGS, SPLIT
+from wsi_pipeline.learn.labels import LabelledImages
+from wsi_pipeline.learn.parts import PARTS
+from wsi_pipeline.learn.predict import calibrated, predict_logits
+from wsi_pipeline.learn.settings import load_settings
+from wsi_pipeline.learn.tables import Answers
+from wsi_pipeline.scores.engines import pick_device
+
+
+def from_checkpoint(given: dict[str, Any]) -> Judged:
+    """The answers of --checkpoint to one part of --data."""
+    checkpoint, folder = load_checkpoint(given["checkpoint"]), Path(given["checkpoint"])
+    trained = (folder / SETTINGS).is_file() and not given["dataset"]
+    if not trained and not given["dataset"]:
+        raise ConfigError(f"{folder}: no {SETTINGS} of a training; name the data set with --dataset")
+    named = [f"data.dataset={given['dataset']}"] if given["dataset"] else []
+    settings = load_settings(folder / SETTINGS if trained else None, [*named, *given["overrides"]])
+    images = open_dataset(settings.data.dataset, Path(given["data"]), **settings.data.options)
+    parts = read_parts(folder / SPLIT, images) if trained else _official(images)
+    images, warnings = _chosen(images, parts, given["split"])
+    images = aligned(images, checkpoint)
+    logits = logits_of(checkpoint, images, given)
+    return Judged(
+        Answers(
+            ids=images.ids,
+            class_names=checkpoint.class_names,
+            labels=images.labels,
+            probs=calibrated(checkpoint, logits),
+            patients=images.patients,
+            raw=probabilities(logits, exclusive=checkpoint.exclusive),
+            columns=images.columns,
+            warnings=tuple(warnings),
+        ),
+        name=f"{folder.name} on {images.name}, {given['split']}",
+        exclusive=checkpoint.exclusive,
+        ordinal=checkpoint.ordinal,
+        thresholds=checkpoint.class_thresholds,
+        images=images,
+        facts={"Model": f"{folder.name} ({checkpoint.id})", "Data": images.name, "Part": given["split"]},
+    )
+
+
+def probs_of_checkpoint(where: str, judged: Judged, given: dict[str, Any]) -> np.ndarray:
+    """Another checkpoint's probabilities (N, C) for the same images.
+
+    Raises ConfigError where it was trained on some of them, ModelError where its classes are others.
+    """
+    if judged.images is None:
+        raise ConfigError(f"--compare {where}: a checkpoint needs images; give its predictions as a CSV")
+    checkpoint, split = load_checkpoint(where), Path(where) / SPLIT
+    if split.is_file():
+        parts = read_parts(split, judged.images, whole=False)
+        seen = judged.images.ids[np.isin(parts, PARTS[:2])]
+        if len(seen):
+            raise ConfigError(f"--compare {where}: {len(seen)} of these images were in its training, the first is "
+                              f"{str(seen[0])!r}; train both with the same split.seed")  # fmt: skip
+    order = [checkpoint.class_names.index(name) for name in _same_classes(judged.answers.class_names, checkpoint)]
+    return calibrated(checkpoint, logits_of(checkpoint, judged.images, given))[:, order]
+
+
+def logits_of(checkpoint: Checkpoint, images: LabelledImages, given: dict[str, Any]) -> np.ndarray:
+    """Raw output (N, C), with a bar on a terminal."""
+    device = pick_device(given["device"])
+    click.echo(f"{len(images):,} images by model {checkpoint.id} on {device}", err=True)
+    with click.progressbar(length=len(images), file=sys.stderr, label="images") as bar:
+        return predict_logits(
+            checkpoint,
+            images,
+            device=device,
+            batch=given["batch"],
+            leave_unreadable=given["skip_unreadable"],
+            progress=lambda done: bar.update(done),
+        )
+
+
+def aligned(images: LabelledImages, checkpoint: Checkpoint) -> LabelledImages:
+    """The images with their labels in the order of the checkpoint's classes; ModelError where these are others."""
+    _same_classes(images.class_names, checkpoint)
+    if images.class_names == checkpoint.class_names:
+        return images
+    order = [images.class_names.index(name) for name in checkpoint.class_names]
+    return replace(images, class_names=checkpoint.class_names, labels=images.labels[:, order])
+
+
+def read_parts(path: Path, images: LabelledImages, *, whole: bool = True) -> np.ndarray:
+    """The part of each image, (N,) str, "" where the split.csv of a training does not know it.
+
+    Raises ConfigError where it cannot be read, or, with `whole`, where it names images that are not here.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        known = pd.Series(table["part"].to_numpy(), index=table["id"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: cannot be read as a split ({error}); take it from the training's folder") from None
+    lacking = known.index[~known.index.isin(images.ids)]
+    if whole and len(lacking):
+        raise ConfigError(
+            f"{path}: {len(lacking)} of {len(known)} images are not in the data, the first is {lacking[0]!r}; "
+            f"give --data the folder that was trained on, or name another --dataset"
+        )
+    return known.reindex(images.ids).fillna("").to_numpy(str)
+
+
+def _official(images: LabelledImages) -> np.ndarray:
+    return np.full(len(images), "") if images.official is None else np.asarray(images.official).astype(str)
+
+
+def _chosen(images: LabelledImages, parts: np.ndarray, split: str) -> tuple[LabelledImages, list[str]]:
+    """The images of one part, or all, and what must be said of it."""
+    rows = np.arange(len(images)) if split == "all" else np.flatnonzero(parts == split)
+    if not len(rows):
+        there = ", ".join(f"{part} ({(parts == part).sum()})" for part in PARTS if (parts == part).any()) or "none"
+        raise ConfigError(f"{images.name}: no image is in part {split!r}; there are: {there}; or give --split all")
+    seen = {part: int((parts[rows] == part).sum()) for part in PARTS[:2]}
+    if split == "test" or not any(seen.values()):
+        return images.subset(rows), []
+    return images.subset(rows), [
+        f"{seen['train']:,} of these images trained the model and {seen['val']:,} chose its epoch, temperature and "
+        f"thresholds: the figures are better than on new images."
+    ]
+
+
+def _same_classes(names: tuple[str, ...], checkpoint: Checkpoint) -> tuple[str, ...]:
+    if set(names) != set(checkpoint.class_names):
+        raise ModelError(
+            f"model {checkpoint.id} has classes {', '.join(checkpoint.class_names)}, the data {', '.join(names)}; "
+            f"use a model of these classes, or the data set's option that makes them"
+        )
+    return names

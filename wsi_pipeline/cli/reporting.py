@@ -1,0 +1,129 @@
+"""From what `evaluate` judges to its figures, its files and its words."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from wsi_pipeline import __version__
+from wsi_pipeline.cli.judged import TABLES, Judged, probs_of_table
+from wsi_pipeline.learn.compare import Comparison, compare
+from wsi_pipeline.learn.evaluate import evaluate
+from wsi_pipeline.learn.evaluation import Evaluation
+from wsi_pipeline.learn.mistakes import Mistake, thumbnail, worst_mistakes
+from wsi_pipeline.learn.page import Material, say, write_page
+from wsi_pipeline.learn.results import write_csv, write_json, write_predictions
+from wsi_pipeline.learn.stated import stated_prevalence, stated_thresholds
+
+NAMES = ("evaluation.html", "evaluation.json", "evaluation.csv", "predictions.csv")
+
+
+def judge(judged: Judged, given: dict[str, Any]) -> tuple[Evaluation, np.ndarray | None, Comparison | None]:
+    """The figures, the other model's probabilities and the comparison with it, where there is one."""
+    answers, names = judged.answers, judged.answers.class_names
+    draw = {"patients": answers.patients, **{name: given[name] for name in ("level", "rounds", "seed")}}
+    thresholds = judged.thresholds
+    if given["thresholds"]:
+        thresholds = stated_thresholds(given["thresholds"], names)
+    other = _other(judged, given) if given["compare"] else None
+    evaluation = evaluate(
+        answers.labels,
+        answers.probs,
+        class_names=names,
+        thresholds=thresholds,  # type: ignore[arg-type]
+        exclusive=judged.exclusive,
+        ordinal=judged.ordinal,
+        columns=answers.columns,
+        by=[name.strip() for name in (given["by"] or "").split(",") if name.strip()],
+        raw=answers.raw,
+        prevalence=stated_prevalence(given["prevalence"], names),  # type: ignore[arg-type]
+        **draw,
+    )
+    evaluation = replace(evaluation, warnings=(*answers.warnings, *evaluation.warnings))
+    if other is None:
+        return evaluation, None, None
+    words = "this model", Path(given["compare"]).name
+    return evaluation, other, compare(answers.labels, answers.probs, other, class_names=names, names=words, **draw)
+
+
+def report(
+    judged: Judged,
+    evaluation: Evaluation,
+    other: np.ndarray | None,
+    comparison: Comparison | None,
+    out: Path,
+    given: dict[str, Any],
+) -> None:
+    """Write the four files into `out`, and say on the screen what must be known."""
+    answers = judged.answers
+    facts = judged.facts | {
+        "Thresholds": given["thresholds"] or ("the model's own" if judged.thresholds is not None else "0.5 for all"),
+        "Compared with": comparison.other if comparison else None,
+        "Version": __version__,
+        "Date": datetime.now(UTC).date().isoformat(),
+    }
+    write_predictions(out / NAMES[3], answers.ids, answers.patients, answers.probs, answers.class_names)
+    write_csv(out / NAMES[2], evaluation)
+    write_json(out / NAMES[1], evaluation, facts=facts, comparison=comparison)
+    material = Material(
+        labels=np.where(np.isnan(answers.probs), np.nan, answers.labels),
+        probs=answers.probs,
+        ids=answers.ids,
+        raw=answers.raw,
+        other=other,
+        mistakes=_mistakes(judged, evaluation, given["mistakes"]),
+        facts=facts,
+    )
+    write_page(out / NAMES[0], evaluation, material, name=judged.name, comparison=comparison)
+    for warning in evaluation.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(told(evaluation, comparison))
+    click.echo(f"page: {out / NAMES[0]}")
+
+
+def told(evaluation: Evaluation, comparison: Comparison | None) -> str:
+    """The figures of most weight, a line a label."""
+    width = max(len(name) for name in (*evaluation.class_names, "mean"))
+    counted = f"{evaluation.images:,} images" + (f", {evaluation.patients:,} patients" if evaluation.by_patient else "")
+    lines = [f"{counted}; AUROC with its {100 * evaluation.level:g} % interval, positive / negative images"]
+    for label in evaluation.labels:
+        area = label.figures["auroc"]
+        span = label.note or f"{say(area.value)} ({say(area.low)} to {say(area.high)})"
+        lines.append(f"  {label.name:{width}}  {span}  {label.positives:,} / {label.negatives:,}")
+    if len(evaluation.labels) > 1:
+        mean = evaluation.mean["auroc"]
+        lines.append(f"  {'mean':{width}}  {say(mean.value)} ({say(mean.low)} to {say(mean.high)})")
+    for name, found in evaluation.whole.items():
+        lines.append(f"{name.replace('_', ' ')}: {say(found.value)} ({say(found.low)} to {say(found.high)})")
+    if comparison is not None:
+        gain, other = comparison.mean.auroc, comparison.other
+        lines.append(f"mean AUROC minus that of {other}: {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})")
+    return "\n".join(lines)
+
+
+def _other(judged: Judged, given: dict[str, Any]) -> np.ndarray:
+    where = str(given["compare"])
+    if Path(where).suffix.lower() in TABLES:
+        return probs_of_table(where, judged, given)
+    from wsi_pipeline.cli.predicted import probs_of_checkpoint
+
+    return probs_of_checkpoint(where, judged, given)
+
+
+def _mistakes(judged: Judged, evaluation: Evaluation, count: int) -> list[Mistake]:
+    """The worst mistakes, with pictures where the images are at hand."""
+    answers, images = judged.answers, judged.images
+    found = worst_mistakes(
+        answers.labels,
+        answers.probs,
+        class_names=answers.class_names,
+        thresholds=np.array([label.threshold for label in evaluation.labels]),
+        exclusive=judged.exclusive,
+        count=count,
+    )
+    if images is None:
+        return found
+    return [replace(mistake, picture=thumbnail(images.image, mistake.row)) for mistake in found]
