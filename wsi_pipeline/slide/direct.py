@@ -5,10 +5,12 @@ simple: levels that are pages of JPEG tiles, laid out as the pages are. Whatever
 OpenSlide, and so does whatever goes wrong here.
 """
 
+import math
 import os
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import tifffile
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.slide.describe import Slide
-from wsi_pipeline.slide.jpeg import REDUCTIONS, decode_into, decode_reduced, standalone
+from wsi_pipeline.slide.jpeg import REDUCTIONS, decode_into, standalone
 from wsi_pipeline.slide.tiff import told_as_slide_error
 
 WHITE = 255
@@ -26,6 +28,8 @@ _VENDORS = ("aperio", "generic-tiff")  # whose tiles OpenSlide lays edge to edge
 _FILLED_IN = ("aperio",)  # where OpenSlide draws a missing tile from the next finer level
 _JPEG, _RGB, _YCBCR = 7, 2, 6
 _KEPT_BYTES = 48 * 2**20  # of decoded tiles a reader: a row of 240 tiles of 256 px, and 60,000 px of slide
+
+_BLOCK_BYTES = 8 * 2**20  # taken at once: large enough for huge pages, without which fresh memory costs half a decode
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,11 @@ class JpegLevel:
     tables: bytes | None
     ycbcr: bool
 
+    @cached_property
+    def gaps(self) -> bool:
+        """Whether tiles are missing."""
+        return not self.counts.all()
+
     @property
     def across(self) -> int:
         """Tiles in a row."""
@@ -65,7 +74,7 @@ def jpeg_levels(slide: Slide) -> tuple[JpegLevel | None, ...]:
         return none
     filled_in = slide.vendor in _FILLED_IN
     return tuple(
-        None if level is None or (filled_in and number and not level.counts.all()) else level
+        None if level is None or (filled_in and number and level.gaps) else level
         for number, level in enumerate(found)
     )
 
@@ -106,6 +115,7 @@ class DirectPixels:
         self._levels = levels
         self._kept: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
+        self._free: dict[tuple[int, ...], list[np.ndarray]] = {}
         self.decoded = 0  # tiles, for whoever wants to know what a walk over the slide costs
 
     def __enter__(self) -> "DirectPixels":
@@ -127,10 +137,12 @@ class DirectPixels:
         Raises ValueError or OSError where a tile cannot be decoded.
         """
         info = self._known(level)
-        region = np.full((size_px[1], size_px[0], 3), WHITE, np.uint8)
         cols, rows = (side // reduction for side in info.tile)
-        width, height = (side // reduction for side in info.size)
-        right, bottom = min(x + size_px[0], width), min(y + size_px[1], height)
+        right = min(x + size_px[0], info.size[0] // reduction)
+        bottom = min(y + size_px[1], info.size[1] // reduction)
+        region = np.empty((size_px[1], size_px[0], 3), np.uint8)
+        if info.gaps or x < 0 or y < 0 or (right - x, bottom - y) != size_px:
+            region[:] = WHITE
         for row in range(max(y, 0) // rows, -(-bottom // rows)):
             for col in range(max(x, 0) // cols, -(-right // cols)):
                 left, top = col * cols, row * rows
@@ -159,6 +171,7 @@ class DirectPixels:
     def close(self) -> None:
         """Close the file and forget what was decoded."""
         self._kept.clear()
+        self._free.clear()
         self._close()
 
     def _known(self, level: int) -> JpegLevel:
@@ -182,22 +195,26 @@ class DirectPixels:
             return self._kept[key]
         jpeg, shape = self._jpeg(info, index), (info.tile[1], info.tile[0])
         room = self._room((shape[0] // reduction, shape[1] // reduction, 3))
-        if reduction == 1:
-            decode_into(jpeg, room)
-        else:
-            room = decode_reduced(jpeg, shape, reduction)
+        try:
+            decode_into(jpeg, room, reduction)
+        except ValueError:
+            self._free[room.shape].append(room)
+            raise
         self.decoded += 1
         self._kept[key] = room
         self._kept_bytes += room.nbytes
         return room
 
     def _room(self, shape: tuple[int, int, int]) -> np.ndarray:
-        """Memory for one more tile: that of the oldest, once all there may be is taken; fresh memory is slow."""
-        room = None
-        while self._kept and self._kept_bytes + shape[0] * shape[1] * 3 > _KEPT_BYTES:
-            room = self._kept.popitem(last=False)[1]
-            self._kept_bytes -= room.nbytes
-        return room if room is not None and room.shape == shape else np.empty(shape, np.uint8)
+        """Memory for one more tile: that of the oldest, once all there may be is taken."""
+        while self._kept and self._kept_bytes >= _KEPT_BYTES:
+            oldest = self._kept.popitem(last=False)[1]
+            self._kept_bytes -= oldest.nbytes
+            self._free.setdefault(oldest.shape, []).append(oldest)
+        free = self._free.setdefault(shape, [])
+        if not free:
+            free.extend(np.empty((max(1, _BLOCK_BYTES // math.prod(shape)), *shape), np.uint8))
+        return free.pop()
 
     def _jpeg(self, info: JpegLevel, index: int) -> bytes:
         os.lseek(self._file, int(info.offsets[index]), os.SEEK_SET)

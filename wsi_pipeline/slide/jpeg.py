@@ -38,25 +38,17 @@ def standalone(data: bytes, tables: bytes | None, *, ycbcr: bool, shape: tuple[i
         at = after
 
 
-def decode_into(jpeg: bytes, out: np.ndarray) -> None:
-    """Decode a whole JPEG into `out` (rows, columns, 3) uint8 RGB, contiguous and of just its size.
+def decode_into(jpeg: bytes, out: np.ndarray, reduction: int = 1) -> None:
+    """Decode a JPEG into `out` (rows, columns, 3) uint8 RGB, contiguous and of just its size / `reduction`.
 
-    Raises ValueError also where the decoder could only guess: as strict as OpenSlide, or more.
+    Reduced by 2, 4 or 8, only the low frequencies of each 8 x 8 block are transformed back, which is why that is
+    fast: a reduction block by block, a little softer than Lanczos. Raises ValueError also where the decoder could
+    only guess: as strict as OpenSlide, or more.
     """
-    simplejpeg.decode_jpeg(jpeg, buffer=out)
-
-
-def decode_reduced(jpeg: bytes, shape: tuple[int, int], reduction: int) -> np.ndarray:
-    """Decode at 1/`reduction` of `shape` (rows, columns), which is a multiple of it -> (..., 3) uint8 RGB.
-
-    The low frequencies of each 8 x 8 block alone are transformed back, which is why it is fast: a box-like
-    reduction, block by block, a little softer than Lanczos. Raises ValueError as `decode_into` does.
-    """
-    rows, cols = (side // reduction for side in shape)
-    pixels: np.ndarray = simplejpeg.decode_jpeg(jpeg, min_height=rows, min_width=cols)
-    if pixels.shape[:2] != (rows, cols):
-        raise ValueError(f"decoded to {pixels.shape[:2]}, not {(rows, cols)}")
-    return pixels
+    rows, cols = out.shape[:2] if reduction > 1 else (0, 0)
+    found = simplejpeg.decode_jpeg(jpeg, min_height=rows, min_width=cols, buffer=out)
+    if found.shape != out.shape:
+        raise ValueError(f"decoded to {found.shape}, not {out.shape}")
 
 
 def encode(rgb: np.ndarray, quality: int) -> bytes:
