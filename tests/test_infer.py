@@ -26,6 +26,7 @@ class FakeGrid:
     tile_px: int
     mpp: Mpp
     rowcol: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int32))
+    stride_px: int = 64
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def test_tiles_are_read_once_each_in_order_by_another_thread() -> None:
 
 def test_reading_stays_a_few_batches_ahead() -> None:
     store = a_store(40)
-    batches = infer._read_ahead(store, 2, readers=1)
+    batches = infer._read_ahead(store, np.arange(40), 2, readers=1)
     next(batches)
     assert len(store.reads) <= 1 + infer._AHEAD
     batches.close()

@@ -90,6 +90,14 @@ class ModelKnobs(Section):
     engine: Literal["auto", "torch", "onnx"] = knob(
         "auto", "what computes: ONNX Runtime on a CPU and torch on a GPU, or the one named; the same scores"
     )
+    adaptive: bool = knob(
+        False,
+        "where tiles overlap, score a lattice without overlap, then only where the outcome is open, and fill in the "
+        "rest; cancer narrower than a tile can be missed",
+    )
+    adaptive_tolerance: float = knob(
+        0.1, "neighbours whose P(cancer) differ by more are refined", unit="probability", ge=0, le=1
+    )
     compiled: bool = knob(False, "torch: compile the network; a minute at the start, faster from then on")
 
 
@@ -181,9 +189,12 @@ def tiling_key(config: Config, fingerprint: str, mpp_l0: tuple[float, float]) ->
     return digest(known)
 
 
-def scoring_key(tiles: str, checkpoint_id: str) -> str:
-    """What the scores of one slide depend on: its tiles and the model."""
-    return digest({"tiles": tiles, "checkpoint": checkpoint_id})
+def scoring_key(config: Config, tiles: str, checkpoint_id: str) -> str:
+    """What the scores of one slide depend on: its tiles, the model, and which of the tiles are scored."""
+    known: dict[str, Any] = {"tiles": tiles, "checkpoint": checkpoint_id}
+    if config.model.adaptive:
+        known["adaptive"] = (config.model.adaptive_tolerance, config.maps.threshold)
+    return digest(known)
 
 
 def mapping_key(config: Config, scores: str) -> str:

@@ -6,6 +6,7 @@ import click
 
 from wsi_pipeline.config import Config
 from wsi_pipeline.pipeline.score import Classifier
+from wsi_pipeline.scores.adaptive import Adaptive
 
 
 def load(config: Config) -> tuple[Classifier, dict[str, Any]]:
@@ -18,6 +19,7 @@ def load(config: Config) -> tuple[Classifier, dict[str, Any]]:
         resample=knobs.resample,
         engine=knobs.engine,
         compiled=knobs.compiled,
+        adaptive=Adaptive(knobs.adaptive_tolerance, config.maps.threshold) if knobs.adaptive else None,
     )
     click.echo(f"model {classifier.name} ({classifier.id}) on {classifier.device}, by {classifier.engine}", err=True)
     if classifier.note:

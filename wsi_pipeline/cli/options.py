@@ -29,6 +29,10 @@ _MODEL = [
     click.option("--model", help="A folder or file of ours, or a model in the box (default: demo)."),
     click.option("--batch", type=int, help="Tiles scored at once."),
     click.option("--device", help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--adaptive", is_flag=True, default=None,
+        help="Score coarsely first, finely only where the outcome is open; small lesions can be missed.",
+    ),
 ]
 _FOLDER = [
     click.option("--out", required=True, type=click.Path(), help="The run folder."),
@@ -44,6 +48,7 @@ _KNOBS = {
     "model": "model.checkpoint",
     "batch": "model.batch",
     "device": "model.device",
+    "adaptive": "model.adaptive",
 }
 
 

@@ -16,7 +16,7 @@ class Shown:
     def __init__(self, slides: int) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._slides, self._ended = slides, 0
-        self._planned = self._scored = 0
+        self._planned = self._scored = self._filled = 0
         self._started = perf_counter()
         self._fresh = 0  # tiles of the slide under way that were scored now, not read back
         self._busy_s = self._scoring_s = 0.0
@@ -49,7 +49,7 @@ class Shown:
             self._scored += facts["tiles"]
             self._fresh += facts["tiles"]
             rate = self._scored / max(perf_counter() - self._started, 1e-3)
-            self._bars.update(self._tile_bar, completed=self._scored, rate=f"{rate:.0f} tiles/s")
+            self._bars.update(self._tile_bar, completed=self._scored + self._filled, rate=f"{rate:.0f} tiles/s")
         elif name == "scores_done":
             self._count(facts)
         elif name == "slide_done":
@@ -63,6 +63,8 @@ class Shown:
         return f"{self._scored:,} tiles scored in {self._scoring_s:.1f} s, {rate:.1f} a second; scorer busy {share:.0%}"
 
     def _count(self, facts: dict[str, Any]) -> None:
+        self._filled += facts.get("filled", 0)
+        self._bars.update(self._tile_bar, completed=self._scored + self._filled)
         if self._fresh:
             now = perf_counter()
             self._scoring_began = self._scoring_began or now - facts["seconds"]

@@ -85,7 +85,7 @@ def map_slide(store_path: str, maps: str, model: str, key: str, settings: Mappin
         slide_id=store.grid.slide.id,
         status=_status(mapped),
         slide=store.grid.slide,
-        warnings=store.warnings,
+        warnings=(*store.warnings, *scores.remarks),
     )
 
 

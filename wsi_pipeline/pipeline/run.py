@@ -137,7 +137,7 @@ def _tile(run: Run, work: Work) -> None:
     mpp = work.slide.mpp_l0
     work.tiles_key = tiling_key(config, work.slide.fingerprint, (mpp.x, mpp.y))
     if run.classifier is not None:
-        work.scores_key = scoring_key(work.tiles_key, run.classifier.id)
+        work.scores_key = scoring_key(config, work.tiles_key, run.classifier.id)
         work.maps_key = mapping_key(config, work.scores_key)
         if run.until == "map" and (kept := _kept(run, work)) is not None:
             work.result = kept
@@ -172,7 +172,7 @@ def _score(run: Run, work: Work) -> None:
     run.tell(
         "scores_done", slide_id=work.entry.slide_id, tiles=len(scores.probs),
         tiles_per_s=round(scores.tiles_per_s, 1), busy_share=round(scores.busy_share, 3),
-        seconds=round(scores.seconds, 3),
+        seconds=round(scores.seconds, 3), filled=scores.filled,
     )  # fmt: skip
     if run.until == "score":
         work.result = _reached(work, len(scores.probs))

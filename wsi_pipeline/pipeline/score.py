@@ -5,6 +5,7 @@ from pathlib import Path
 
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.learn.checkpoint import load_checkpoint
+from wsi_pipeline.scores.adaptive import Adaptive
 from wsi_pipeline.scores.engines import EngineName, pick_device
 from wsi_pipeline.scores.infer import Scorer, score_tiles
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
@@ -21,7 +22,7 @@ class Classifier:
 
     def __init__(
         self, where: str, *, device: str, batch: int, resample: bool,
-        engine: EngineName = "auto", compiled: bool = False,
+        engine: EngineName = "auto", compiled: bool = False, adaptive: Adaptive | None = None,
     ) -> None:  # fmt: skip
         checkpoint = load_checkpoint(where)
         self.id = checkpoint.id
@@ -34,6 +35,7 @@ class Classifier:
         self.engine = self._scorer.engine.name
         self._batch = batch
         self._resample = resample
+        self._adaptive = adaptive
 
     def score(self, store_path: str, key: str, progress: Callable[[int], None] | None = None) -> Scores:
         """Score every tile of a complete store, or read the scores of the same `key` that are there already."""
@@ -42,6 +44,13 @@ class Classifier:
         except StoreError:
             pass
         store = open_store(store_path)
-        scores = score_tiles(store, self._scorer, batch=self._batch, resample=self._resample, progress=progress)
+        scores = score_tiles(
+            store,
+            self._scorer,
+            batch=self._batch,
+            resample=self._resample,
+            adaptive=self._adaptive,
+            progress=progress,
+        )
         write_scores(store_path, scores, key=key)
         return scores

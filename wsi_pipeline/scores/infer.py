@@ -14,8 +14,9 @@ from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.learn.calibrate import probabilities
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.models import MIN_INPUT_PX
+from wsi_pipeline.scores.adaptive import Adaptive, lattice_step, score_where_open
 from wsi_pipeline.scores.engines import EngineName, open_engine
-from wsi_pipeline.scores.store import Scores
+from wsi_pipeline.scores.store import Scores, p_cancer
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store import TileStore
 
@@ -92,47 +93,78 @@ def score_tiles(
     *,
     batch: int,
     resample: bool = False,
+    adaptive: Adaptive | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Probabilities of every tile, row k for tile k; NaN in rows that the store could not read.
 
-    `batch` tiles are read at a time, ahead of the model; it changes the speed and no result. `progress` is
-    told the number of tiles just done. Raises ModelError when tiles and model do not agree (`check_fit`) or
-    the output is not finite.
+    `batch` tiles are read at a time, ahead of the model; it changes the speed and no result. With `adaptive`
+    only the tiles that decide are scored, see `score_where_open`. `progress` is told the number of tiles just
+    done. Raises ModelError when tiles and model do not agree (`check_fit`) or the output is not finite.
     """
     if batch < 1:
         raise ConfigError(f"batch: got {batch}; give at least 1 tile")
-    checkpoint, began, inside = scorer.checkpoint, perf_counter(), 0.0
+    checkpoint, began, lane_s = scorer.checkpoint, perf_counter(), 0.0
     px = check_fit(store.grid, checkpoint, resample=resample)
-    logits = np.full((store.n_tiles, len(checkpoint.class_names)), np.nan, np.float32)
-    batches = _read_ahead(store, batch, readers=_READERS.get(scorer.device.type, 1))
-    for start, readable, found, seconds in _score_ahead(scorer, batches, px):
-        inside += seconds
-        _refuse_broken(found, readable, start)
-        logits[start : start + len(found)][readable] = found[readable]
-        if progress is not None:
-            progress(len(found))
+
+    def score(rows: np.ndarray) -> np.ndarray:
+        nonlocal lane_s
+        logits = np.full((len(rows), len(checkpoint.class_names)), np.nan, np.float32)
+        batches = _read_ahead(store, rows, batch, readers=_READERS.get(scorer.device.type, 1))
+        for start, readable, found, seconds in _score_ahead(scorer, batches, px):
+            lane_s += seconds
+            _refuse_broken(found, readable, rows[start:])
+            logits[start : start + len(found)][readable] = found[readable]
+            if progress is not None:
+                progress(len(found))
+        return _probabilities(logits, checkpoint)
+
+    step = 1 if adaptive is None else lattice_step(store.grid.tile_px, store.grid.stride_px)
+    probs, scored = _score(store.grid, score, checkpoint, step, adaptive or Adaptive())
     scores = Scores(
         rowcol=store.grid.rowcol,
         class_names=checkpoint.class_names,
         positive=checkpoint.positive,
         exclusive=checkpoint.exclusive,
-        probs=_probabilities(logits, checkpoint),
+        probs=probs,
         checkpoint_id=checkpoint.id,
         threshold=checkpoint.threshold,
         model_mpp=_slide_mpp(checkpoint),
         note=checkpoint.note,
         seconds=perf_counter() - began,
-        model_seconds=inside / scorer.engine.lanes,
+        model_seconds=lane_s / scorer.engine.lanes,
+        filled=int((~scored).sum()),
+        step=step,
     )
     log.info("%.0f tiles/s, %.0f %% of it in the model", scores.tiles_per_s, 100 * scores.busy_share)
     return scores
 
 
+def _score(
+    grid: TileGrid,
+    score: Callable[[np.ndarray], np.ndarray],
+    checkpoint: Checkpoint,
+    step: int,
+    adaptive: Adaptive,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (N, C) of all tiles, and (N,) bool: scored, not filled in."""
+    if step == 1:
+        return score(np.arange(len(grid.rowcol))), np.ones(len(grid.rowcol), bool)
+    names, positive, exclusive = checkpoint.class_names, checkpoint.positive, checkpoint.exclusive
+    return score_where_open(
+        grid.rowcol,
+        score,
+        lambda probs: p_cancer(probs, names, positive, exclusive=exclusive),
+        step=step,
+        threshold=checkpoint.threshold if adaptive.threshold is None else adaptive.threshold,
+        tolerance=adaptive.tolerance,
+    )
+
+
 def _score_ahead(
     scorer: Scorer, batches: Iterator[tuple[int, np.ndarray, np.ndarray]], px: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, float]]:
-    """(first tile, readable, logits, seconds of all lanes) of each batch in order.
+    """(first of the rows, readable, logits, seconds of all lanes) of each batch in order.
 
     A batch is waited for only while every lane has work from later ones, so none idles between two.
     """
@@ -150,21 +182,32 @@ def _joined(start: int, readable: np.ndarray, parts: list["Future[Part]"]) -> tu
     return start, readable, np.concatenate([logits for logits, _ in done]), sum(seconds for _, seconds in done)
 
 
-def _read_ahead(store: TileStore, batch: int, *, readers: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(first tile, tiles, readable) of each batch in order, read by threads `_AHEAD` batches ahead."""
-    starts = iter(range(0, store.n_tiles, batch))
+def _read_ahead(
+    store: TileStore, rows: np.ndarray, batch: int, *, readers: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first of the rows, tiles, readable) of each batch in order, read by threads `_AHEAD` batches ahead."""
+    starts = iter(range(0, len(rows), batch))
     queue: deque[tuple[int, Future[Any]]] = deque()
     with ThreadPoolExecutor(readers, thread_name_prefix="read-tiles") as pool:
         try:
             while True:
                 while len(queue) < _AHEAD * readers and (start := next(starts, None)) is not None:
-                    queue.append((start, pool.submit(store.read, start, min(start + batch, store.n_tiles))))
+                    queue.append((start, pool.submit(_read, store, rows[start : start + batch])))
                 if not queue:
                     return
                 start, coming = queue.popleft()
                 yield start, *coming.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _read(store: TileStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles and flags of ascending rows, a run of neighbours at a time."""
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    parts = [store.read(int(run[0]), int(run[-1]) + 1) for run in runs]
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([tiles for tiles, _ in parts]), np.concatenate([readable for _, readable in parts])
 
 
 def _probabilities(logits: np.ndarray, checkpoint: Checkpoint) -> np.ndarray:
@@ -176,11 +219,11 @@ def _probabilities(logits: np.ndarray, checkpoint: Checkpoint) -> np.ndarray:
     )
 
 
-def _refuse_broken(logits: np.ndarray, readable: np.ndarray, start: int) -> None:
+def _refuse_broken(logits: np.ndarray, readable: np.ndarray, rows: np.ndarray) -> None:
     broken = readable & ~np.isfinite(logits).all(axis=1)
     if broken.any():
         raise ModelError(
-            f"output of {broken.sum()} tiles is not finite, the first is tile {start + broken.argmax()}; "
+            f"output of {broken.sum()} tiles is not finite, the first is tile {rows[broken.argmax()]}; "
             f"on a GPU use --device cpu, which computes in float32"
         )
 

@@ -16,7 +16,11 @@ from wsi_pipeline.errors import StoreError
 GROUP = "scores"
 ATTRIBUTES = "wsi_pipeline"
 _CHUNK_ROWS = 65_536  # 256 KiB a class: one file for nearly every slide
-_TOLD = ("class_names", "positive", "exclusive", "threshold", "model_mpp", "note", "seconds", "model_seconds")
+_LATER = {"filled": 0, "step": 1}  # not told by older stores
+_TOLD = (
+    *("class_names", "positive", "exclusive", "threshold", "model_mpp", "note", "seconds", "model_seconds"),
+    *_LATER,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,9 @@ class Scores:
         model_mpp: um/px of the pixels that the model was trained on.
         note: one line for the user on what the model can and cannot do.
         seconds: wall time of the scoring; 0 when not measured.
-        model_seconds: the part of it spent inside the model.
+        model_seconds: the part of it that the engine was busy, its lanes averaged.
+        filled: tiles that were not scored and have the values of their neighbours.
+        step: cells between tiles of the first lattice, 1 where every tile was scored.
     """
 
     rowcol: np.ndarray
@@ -48,21 +54,41 @@ class Scores:
     note: str = ""
     seconds: float = 0.0
     model_seconds: float = 0.0
+    filled: int = 0
+    step: int = 1
 
     def positive_prob(self) -> np.ndarray:
-        """(N,) float32 P(cancer): the sum of the positive classes if exclusive, else the highest of them."""
-        columns = self.probs[:, [self.class_names.index(name) for name in self.positive]]
-        return np.minimum(columns.sum(axis=1), 1.0) if self.exclusive else columns.max(axis=1)
+        """(N,) float32 P(cancer), see `p_cancer`."""
+        return p_cancer(self.probs, self.class_names, self.positive, exclusive=self.exclusive)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the reader of a map must know of how it was scored."""
+        if self.step == 1:
+            return ()
+        scored = len(self.probs) - self.filled
+        return (
+            f"adaptive: {scored:,} of {len(self.probs):,} tiles were scored, the others have their neighbours' values; "
+            "cancer narrower than a tile can be missed",
+        )
 
     @property
     def tiles_per_s(self) -> float:
         """Tiles scored per second of wall time; 0 when not measured."""
-        return len(self.probs) / self.seconds if self.seconds > 0 else 0.0
+        return (len(self.probs) - self.filled) / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def busy_share(self) -> float:
         """Share 0-1 of the wall time spent inside the model; the rest waited for tiles."""
         return min(self.model_seconds / self.seconds, 1.0) if self.seconds > 0 else 0.0
+
+
+def p_cancer(
+    probs: np.ndarray, class_names: tuple[str, ...], positive: tuple[str, ...], *, exclusive: bool
+) -> np.ndarray:
+    """(N,) P(cancer) of probabilities (N, C): the sum of the positive classes if exclusive, else their highest."""
+    columns = probs[:, [class_names.index(name) for name in positive]]
+    return np.minimum(columns.sum(axis=1), 1.0) if exclusive else columns.max(axis=1)
 
 
 def write_scores(store_path: str | Path, scores: Scores, *, key: str = "") -> None:
@@ -116,7 +142,7 @@ def read_scores(store_path: str | Path, checkpoint_id: str, *, key: str | None =
     if len(rowcol) != len(probs):
         raise StoreError(f"{store_path}: {len(probs)} scores for {len(rowcol)} tiles: cut anew since; score again")
     names, positive = tuple(told["class_names"]), tuple(told["positive"])
-    fields = {name: told[name] for name in _TOLD} | {"class_names": names, "positive": positive}
+    fields = {name: (_LATER | told)[name] for name in _TOLD} | {"class_names": names, "positive": positive}
     return Scores(rowcol=rowcol, probs=probs, checkpoint_id=checkpoint_id, **fields)
 
 
