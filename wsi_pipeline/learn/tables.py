@@ -132,11 +132,11 @@ def pair(predictions: Predictions, frame: pd.DataFrame, *, place: str, only_comm
     extra = frame.index[~frame.index.isin(predictions.ids)]
     if len(lacking) == len(predictions.ids):
         raise ConfigError(
-            f"{predictions.place} and {place} have no id in common: {predictions.ids[0]!r} here, "
-            f"{frame.index[0]!r} there; give both the same ids"
+            f"{predictions.place} and {place} have no id in common: {str(predictions.ids[0])!r} here, "
+            f"{str(frame.index[0])!r} there; give both the same ids"
         )
     if (len(lacking) or len(extra)) and not only_common:
-        parts = [_some(lacking, f"stand in {predictions.place} alone"), _some(extra, f"stand in {place} alone")]
+        parts = [_some(lacking, f"in {predictions.place} alone"), _some(extra, f"in {place} alone")]
         raise ConfigError(f"{'; '.join(filter(None, parts))}; mend the tables, or go on with --only-common")
     return frame.loc[predictions.ids[common]]
 
@@ -154,7 +154,7 @@ def patients_of(frame: pd.DataFrame, column: str | None, *, place: str) -> np.nd
     patients = frame[find_column(frame, column, place)]
     lacking = patients.isin(_EMPTY)
     if lacking.any():
-        raise ConfigError(f"{place}: {_some(frame.index[lacking], f'have no {column}')}; fill it in for every image")
+        raise ConfigError(f"{place}: {_some(frame.index[lacking], f'without {column}')}; fill it in for every image")
     return patients.to_numpy(str)
 
 
@@ -162,7 +162,8 @@ def check_exclusive(labels: np.ndarray, probs: np.ndarray, ids: np.ndarray) -> l
     """Warnings for classes that exclude each other; ConfigError where an image has not exactly one."""
     wrong = np.nansum(labels, axis=1) != 1
     if wrong.any():
-        raise ConfigError(f"{_some(ids[wrong], 'have not one class')}; mend the labels, or leave --exclusive out")
+        named = _some(ids[wrong], "without exactly one class")
+        raise ConfigError(f"{named}; mend the labels, or leave --exclusive out")
     off = np.abs(np.nansum(probs, axis=1) - 1)[~np.isnan(probs).any(axis=1)]
     if len(off) and off.max() > _SUM_OFF:
         return [f"The probabilities of an image do not add up to 1 (off by up to {off.max():.2f})."]
@@ -194,7 +195,7 @@ def _read_csv(path: str | Path, id_column: str) -> pd.DataFrame:
         raise ConfigError(f"{path}: has a header and no rows; give a row an image")
     ids = frame[find_column(frame, id_column, str(path))].str.strip()
     if twice := ids[ids.duplicated()].tolist():
-        raise ConfigError(f"{path}: {_some(np.array(twice), 'stand in more than one row')}; keep one row an image")
+        raise ConfigError(f"{path}: {_some(np.array(twice), 'in more than one row')}; keep one row an image")
     return frame.set_index(pd.Index(ids, name="id"))
 
 
@@ -217,11 +218,11 @@ def _refuse_outside(values: np.ndarray, ids: pd.Index, names: Sequence[str], pla
     if outside.any():
         row, column = np.argwhere(outside)[0]
         raise ConfigError(
-            f"{place}: image {ids[row]} has {values[row, column]:g} for {names[column]}, and {outside.sum()} values "
-            f"in all lie outside 0 to 1: these look like logits; give --logits, or a table of probabilities"
+            f"{place}: image {ids[row]} has {values[row, column]:g} for {names[column]}, outside 0 to 1 like "
+            f"{outside.sum():,} of all values: these look like logits; give --logits, or a table of probabilities"
         )
 
 
 def _some(ids: Sequence[str] | np.ndarray | pd.Index, what: str) -> str:
-    """How many ids, what is with them, and the first; empty for none."""
-    return f"{len(ids)} ids {what}, the first is {str(ids[0])!r}" if len(ids) else ""
+    """What is with some ids, how many they are, and the first; empty for none."""
+    return f"ids {what}: {len(ids):,}, the first is {str(ids[0])!r}" if len(ids) else ""

@@ -1,0 +1,281 @@
+"""`evaluate` on tables and on a training's folder: files, words, exit codes, and what is wrong in a table."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from answer_samples import NAMES, write_tables
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from wsi_pipeline.cli.evaluate import command
+from wsi_pipeline.config import as_yaml
+from wsi_pipeline.errors import ConfigError, ModelError
+from wsi_pipeline.learn.checkpoint import Checkpoint, save_checkpoint
+from wsi_pipeline.learn.models import build_densenet
+from wsi_pipeline.learn.settings import load_settings
+from wsi_pipeline.learn.stated import stated_prevalence, stated_thresholds
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def test_two_tables_come_to_four_files_and_no_torch_is_loaded(tmp_path) -> None:
+    options, _, _ = write_tables(tmp_path)
+    code = ("import sys\nfrom wsi_pipeline.cli.group import main\n"
+            "assert main() == 0 and 'torch' not in sys.modules")  # fmt: skip
+    arguments = ["evaluate", *options, "--patient-column", "patient_id", "--by", "sex"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "60 images, 30 patients" in done.stdout and "evaluation.html" in done.stdout
+    assert sorted(os.listdir(tmp_path / "report")) == [
+        "evaluation.csv", "evaluation.html", "evaluation.json", "predictions.csv",
+    ]  # fmt: skip
+
+
+def test_without_a_patient_column_the_warning_is_loud_and_on_the_page(tmp_path) -> None:
+    options, _, _ = write_tables(tmp_path)
+    done = call(*options)
+    assert "warning: No patient column" in done.stderr
+    assert "No patient column" in (tmp_path / "report" / "evaluation.html").read_text()
+
+
+def test_what_evaluate_writes_it_reads_again_thresholds_and_predictions(tmp_path) -> None:
+    options, _, _ = write_tables(tmp_path)
+    call(*options, "--patient-column", "patient_id", "--thresholds", 0.3)
+    first = tmp_path / "report"
+    call("--predictions", first / "predictions.csv", "--labels", tmp_path / "labels.csv", "--rounds", 50,
+         "--patient-column", "patient_id", "--thresholds", first / "evaluation.csv",
+         "--out", tmp_path / "again")  # fmt: skip
+    labels = [json.loads((folder / "evaluation.json").read_text())["labels"] for folder in (first, tmp_path / "again")]
+    assert labels[0] == labels[1] and labels[0][0]["threshold"] == 0.3
+
+
+def test_another_table_is_compared_by_id_whatever_its_order(tmp_path) -> None:
+    options, said, _ = write_tables(tmp_path)
+    said.iloc[::-1].to_csv(tmp_path / "other.csv", index=False)
+    call(*options, "--patient-column", "patient_id", "--compare", tmp_path / "other.csv")
+    found = json.loads((tmp_path / "report" / "evaluation.json").read_text())["comparison"]
+    assert found["other"] == "other.csv" and found["mean"]["auroc"] == {"value": 0, "low": 0, "high": 0}
+
+
+def test_logits_come_to_what_their_probabilities_come_to(tmp_path) -> None:
+    options, said, _ = write_tables(tmp_path)
+    call(*options)
+    before = json.loads((tmp_path / "report" / "evaluation.json").read_text())["mean"]["brier"]["value"]
+    p = said[list(NAMES)]
+    said.assign(**np.log(p / (1 - p))).to_csv(tmp_path / "preds.csv", index=False)
+    call(*options, "--logits")
+    after = json.loads((tmp_path / "report" / "evaluation.json").read_text())["mean"]["brier"]["value"]
+    assert after == pytest.approx(before, abs=1e-9)
+
+
+def test_labels_may_be_words_of_one_column(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    call(*options)
+    expected = (tmp_path / "report" / "evaluation.csv").read_text()
+    words = ["|".join(name for name in NAMES if row[name]) or "No Finding" for _, row in true.iterrows()]
+    true.assign(finding=words).drop(columns=list(NAMES)).to_csv(tmp_path / "labels.csv", index=False)
+    call(*options, "--label-column", "finding")
+    assert (tmp_path / "report" / "evaluation.csv").read_text() == expected
+
+
+def test_grades_of_one_column_are_cumulative_labels(tmp_path) -> None:
+    options, said, _ = write_tables(tmp_path)
+    grades = (said["mass"] > 0.4).astype(int) + (said["edema"] > 0.6) * (said["mass"] > 0.4)
+    pd.DataFrame({"image": said["image"], "level": grades}).to_csv(tmp_path / "labels.csv", index=False)
+    call(*options, "--ordinal", "--label-column", "level")
+    found = json.loads((tmp_path / "report" / "evaluation.json").read_text())
+    assert [label["positives"] for label in found["labels"]] == [(grades >= 1).sum(), (grades >= 2).sum()]
+    assert found["confusion"]["names"] == ["grade 0", "grade 1", "grade 2"]
+
+
+@pytest.mark.parametrize(
+    ("table", "spoil", "said"),
+    [
+        ("labels", lambda t: t.assign(mass=2), r"labels.csv: image i000 has label 2 for mass \(60 such labels\)"),
+        ("labels", lambda t: t.rename(columns={"mass": "masses"}), "no column 'mass'; did you mean 'masses'"),
+        ("labels", lambda t: t.iloc[3:], r"ids in .*preds.csv alone: 3, the first is 'i000'; .*--only-common"),
+        ("labels", lambda t: t.assign(patient_id=None), "ids without patient_id: 60, the first is 'i000'"),
+        ("labels", lambda t: t.assign(image=t.image + ".png"), "have no id in common: 'i000' here, 'i000.png' there"),
+        ("preds", lambda t: t.assign(edema=-3.5), r"image i000 has -3.5 for edema.* look like logits; give --logits"),
+        ("preds", lambda t: t.assign(note="good"), "image i000 has 'good' in column 'note'; .* with --classes"),
+        ("preds", lambda t: pd.concat([t, t[4:5]]), "preds.csv: ids in more than one row: 1, the first is 'i004'"),
+        ("preds", lambda t: t.iloc[:0], "preds.csv: has a header and no rows"),
+    ],
+    ids=["label 2", "no column", "fewer rows", "no patient", "other ids", "logits", "words", "twice", "empty"],
+)
+def test_a_fault_of_a_table_is_named_with_its_row(table: str, spoil, said: str, tmp_path) -> None:
+    options, predictions, labels = write_tables(tmp_path)
+    spoil({"preds": predictions, "labels": labels}[table]).to_csv(tmp_path / f"{table}.csv", index=False)
+    with pytest.raises(ConfigError, match=said):
+        call(*options, "--patient-column", "patient_id")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read"),
+        ("", "is empty"),
+        ("image\na\n", "no column but 'image'"),
+        ("a,b\n1\n1,2,3\n", "no CSV"),
+    ],
+    ids=["absent", "no bytes", "ids alone", "ragged"],
+)
+def test_what_is_no_table_is_named(text: str | None, said: str, tmp_path) -> None:
+    options, _, _ = write_tables(tmp_path)
+    (tmp_path / "preds.csv").unlink() if text is None else (tmp_path / "preds.csv").write_text(text)
+    with pytest.raises(ConfigError, match=f"preds.csv: .*{said}"):
+        call(*options)
+
+
+def test_only_common_goes_on_with_what_both_tables_hold_and_says_so(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    true.iloc[6:].to_csv(tmp_path / "labels.csv", index=False)
+    done = call(*options, "--patient-column", "patient_id", "--only-common")
+    assert "54 images, 27 patients" in done.stdout and "6 predictions have no label" in done.stderr
+
+
+def test_exclusive_labels_need_one_class_an_image(tmp_path) -> None:
+    options, _, _ = write_tables(tmp_path)
+    with pytest.raises(ConfigError, match="ids without exactly one class: "):
+        call(*options, "--exclusive")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give either --checkpoint"),
+        (["--predictions", "p.csv", "--checkpoint", "demo"], "give either --checkpoint"),
+        (["--predictions", "p.csv"], "needs --labels"),
+        (["--checkpoint", "demo"], "needs --data"),
+    ],
+    ids=["neither", "both", "no labels", "no data"],
+)
+def test_a_usage_error_says_what_belongs_together(arguments: list[str], said: str, tmp_path) -> None:
+    done = call(*arguments, "--out", tmp_path / "report")
+    assert done.exit_code == 2 and said in done.stderr
+
+
+def test_thresholds_come_from_a_number_a_table_a_card_or_an_object(tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("label,threshold\nedema,0.2\nmass,0.1\nmean,\n")
+    (tmp_path / "card.json").write_text(json.dumps({"class_names": NAMES[::-1], "thresholds": [0.2, 0.1]}))
+    (tmp_path / "o.json").write_text('{"mass": 0.1, "edema": 0.2}')
+    for name in ("t.csv", "card.json", "o.json"):
+        assert stated_thresholds(str(tmp_path / name), NAMES).tolist() == [0.1, 0.2]
+    assert stated_thresholds("0.4", NAMES).tolist() == [0.4, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1.5", "give thresholds of 0 to 1"),
+        ("none.csv", "give a number, a CSV or a JSON"),
+        ("o.json", "no threshold for 'edema'"),
+    ],
+    ids=["range", "no file", "no class"],
+)
+def test_thresholds_that_do_not_fit_are_named(text: str, said: str, tmp_path) -> None:
+    (tmp_path / "o.json").write_text('{"mass": 0.1}')
+    with pytest.raises(ConfigError, match=said):
+        stated_thresholds(str(tmp_path / text) if "." in text and text != "1.5" else text, NAMES)
+
+
+def test_prevalences_are_for_all_classes_or_for_one() -> None:
+    assert stated_prevalence(["mass=0.02", "0.1"], NAMES).tolist() == [0.02, 0.1]  # type: ignore[union-attr]
+    assert stated_prevalence([], NAMES) is None
+    with pytest.raises(ConfigError, match="no class 'mas'; did you mean 'mass'"):
+        stated_prevalence(["mas=0.1"], NAMES)
+
+
+def a_training(folder: Path, *, names: tuple[str, ...] = ("bright", "dark")) -> tuple[Path, Path]:
+    """(training folder, data): 24 images in class folders, every third in the test part."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for k in range(24):
+        name = ("bright", "dark")[k % 2]
+        path = folder / "data" / name / f"{k:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = (170 if k % 2 == 0 else 80) + rng.normal(0, 30, (40, 40, 3))
+        Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(path)
+        rows.append({"id": f"{name}/{k:02d}.png", "patient": str(k), "part": ("train", "val", "test")[k // 2 % 3]})
+    torch.manual_seed(0)
+    state = build_densenet("densenet_demo", 2).state_dict()
+    checkpoint = Checkpoint("densenet_demo", names, (), True, 32, None, (0.5,) * 3, (0.25,) * 3, state)
+    save_checkpoint(checkpoint, folder / "run")
+    (folder / "run" / "settings.yaml").write_text(as_yaml(load_settings(None, ["data.dataset=folder"])))
+    pd.DataFrame(rows).to_csv(folder / "run" / "split.csv", index=False)
+    return folder / "run", folder / "data"
+
+
+def judge(run: Path, data: Path, *more: object) -> Result:
+    out = run.parent / "report"
+    return call("--checkpoint", run, "--data", data, "--device", "cpu", "--rounds", 20, "--out", out, *more)
+
+
+def test_a_training_is_judged_on_its_test_part_with_pictures_and_calibration(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    done = judge(run, data)
+    assert done.exit_code == 0 and "8 images" in done.stdout
+    html = (tmp_path / "report" / "evaluation.html").read_text()
+    assert "data:image/jpeg;base64," in html and "before calibration" in html and "What was taken for what" in html
+    assert set(pd.read_csv(tmp_path / "report" / "predictions.csv")["image"]) == set(
+        pd.read_csv(run / "split.csv").query("part == 'test'")["id"]
+    )
+
+
+def test_images_of_the_training_are_judged_only_with_a_warning(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    done = judge(run, data, "--split", "all")
+    assert "24 images" in done.stdout and "8 of these images trained the model" in done.stderr
+
+
+def test_a_checkpoint_that_trained_on_these_images_is_not_compared(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    (tmp_path / "b").mkdir()
+    other, _ = a_training(tmp_path / "b")
+    assert judge(run, data, "--compare", other).exit_code == 0
+    split = pd.read_csv(other / "split.csv")
+    split.assign(part="train").to_csv(other / "split.csv", index=False)
+    with pytest.raises(ConfigError, match="8 of these images were in its training"):
+        judge(run, data, "--compare", other)
+
+
+def test_a_checkpoint_of_other_classes_or_other_data_is_refused(tmp_path) -> None:
+    run, data = a_training(tmp_path, names=("bright", "grey"))
+    with pytest.raises(ModelError, match="has classes bright, grey, the data bright, dark"):
+        judge(run, data)
+    (data / "dark" / "05.png").unlink()
+    with pytest.raises(ConfigError, match=r"1 of 24 images are not in the data, the first is 'dark/05.png'"):
+        judge(run, data)
+
+
+def test_another_data_set_has_no_test_part_and_is_judged_whole_when_asked(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    with pytest.raises(ConfigError, match="no image is in part 'test'; there are: none; or give --split all"):
+        judge(run, data, "--dataset", "folder")
+    assert "24 images" in judge(run, data, "--dataset", "folder", "--split", "all").stdout
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_fourteen_labels_of_22433_images_take_under_a_minute(real_data, tmp_path) -> None:
+    table = pd.read_csv(real_data / "xray" / "labels" / "Data_Entry_2017_v2020.csv.gz").iloc[:22_433]
+    names = sorted(set("|".join(table["Finding Labels"]).split("|")) - {"No Finding"})
+    labels = np.array([[name in found.split("|") for name in names] for found in table["Finding Labels"]])
+    scores = 1 / (1 + np.exp(4 - 2 * labels - np.random.default_rng(0).normal(size=labels.shape)))
+    said = pd.DataFrame(scores, columns=names).assign(**{"Image Index": table["Image Index"].to_numpy()})
+    said.to_csv(tmp_path / "p.csv", index=False)
+    table.to_csv(tmp_path / "l.csv", index=False)
+    began = perf_counter()
+    call("--predictions", tmp_path / "p.csv", "--labels", tmp_path / "l.csv", "--id-column", "Image Index",
+         "--label-column", "Finding Labels", "--patient-column", "Patient ID", "--out", tmp_path / "r")  # fmt: skip
+    assert len(names) == 14 and perf_counter() - began < 60
