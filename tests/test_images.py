@@ -250,6 +250,12 @@ def test_a_file_without_an_image_is_named(tmp_path: Path, suffix: str, content: 
         read_image(tmp_path / f"bad.{suffix}")
 
 
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "vast.tif", shape=(20000, 20000), dtype=np.uint16)  # a hole on the disk, no zeros
+    with pytest.raises(SlideError, match=r"vast\.tif: too many pixels \(20000 x 20000\); reduce it"):
+        read_image(tmp_path / "vast.tif")
+
+
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(SlideError, match=r"none\.png: no such file"):
         read_image(tmp_path / "none.png")

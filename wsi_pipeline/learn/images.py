@@ -29,6 +29,7 @@ _UNREADABLE = (  # what decoders raise for a damaged file
     TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
 _NO_CODE = tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE
+_MOST_PX = 2 * 89_478_485  # of what Pillow, too, refuses to open
 _MAY_BE_EMPTY = ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept")
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # TIFF tag 274 -> upright
     2: lambda image: image[:, ::-1],
@@ -155,6 +156,8 @@ def _read_tiff(path: Path) -> np.ndarray:
             except UnidentifiedImageError:
                 if page.photometric not in _NO_CODE:
                     raise
+        if page.imagelength * page.imagewidth > _MOST_PX:  # a damaged header asks for all memory there is
+            raise Image.DecompressionBombError(f"{page.imagewidth} x {page.imagelength}")
         values = page.asarray()
         if page.planarconfig == 2 and values.ndim == 3:
             values = np.moveaxis(values, 0, -1)
