@@ -1,0 +1,1 @@
+"""Speed side by side: `python -m benchmarks [--quick]` runs all; each file runs alone too."""
