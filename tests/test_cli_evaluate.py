@@ -142,6 +142,8 @@ def test_only_common_goes_on_with_what_both_tables_hold_and_says_so(tmp_path) ->
     true.iloc[6:].to_csv(tmp_path / "labels.csv", index=False)
     done = call(*options, "--patient-column", "patient_id", "--only-common")
     assert "54 images, 27 patients" in done.stdout and "6 predictions have no label" in done.stderr
+    write_tables(tmp_path)[1].iloc[4:].to_csv(tmp_path / "preds.csv", index=False)
+    assert "4 labelled images have no prediction" in call(*options, "--only-common").stderr
 
 
 def test_exclusive_labels_need_one_class_an_image(tmp_path) -> None:

@@ -39,13 +39,15 @@ def from_tables(given: dict[str, Any]) -> Judged:
         raise click.UsageError("--exclusive and --ordinal: grades are cumulative tasks; give one of the two")
     place = str(given["labels"])
     said = read_predictions(given["predictions"], given, given["classes"])
-    frame = tables.read_labels(place, id_column=given["id_column"])
-    frame = tables.pair(said, frame, place=place, only_common=given["only_common"])
+    true = tables.read_labels(place, id_column=given["id_column"])
+    frame = tables.pair(said, true, place=place, only_common=given["only_common"])
     ids = frame.index.to_numpy(str)
     labels, probs = _labels_of(frame, said.class_names, given, place), tables.keep(said, ids)
     warnings = tables.check_exclusive(labels, probs, ids) if given["exclusive"] else []
     if left := len(said.ids) - len(ids):
         warnings.append(f"{left:,} predictions have no label and are left out (--only-common).")
+    if left := len(true) - len(ids):
+        warnings.append(f"{left:,} labelled images have no prediction and are left out (--only-common).")
     names = Path(given["predictions"]).name, Path(place).name
     return Judged(
         Answers(

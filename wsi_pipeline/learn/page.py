@@ -167,17 +167,18 @@ def _line(estimate: Estimate, low_end: float) -> Markup:
 
 def _deciding(label: LabelResult) -> dict[str, Any]:
     """A row of the table at the thresholds."""
-    tp, fp, fn, tn = (f"{count:,}" for count in label.counts)
+    tp, fp, fn, tn = label.counts
+    counted = ((tp, tp + fn), (tn, tn + fp), (tp, tp + fp), (tn, tn + fn))
     stated = label.figures.get("ppv_stated")
     return {
         "name": label.name,
         "note": label.note,
         "threshold": f"{label.threshold:.3g}",
-        "counts": (tp, fp, fn, tn),
-        "cells": [
-            *(_percent(label.figures[name], label.by_formula[name]) for name in _SHARES),
-            _number(label.figures["f1"]),
+        "shares": [
+            (_percent(label.figures[name], label.by_formula[name]), f"{k:,} of {n:,}")
+            for name, (k, n) in zip(_SHARES, counted, strict=True)
         ],
+        "f1": _number(label.figures["f1"]),
         "stated": Cell(DASH) if stated is None else _percent(stated),
         "prevalence": "" if label.prevalence is None else f"at {100 * label.prevalence:g}{JOIN}%",
     }
