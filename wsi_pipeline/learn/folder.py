@@ -62,14 +62,14 @@ def read_account(root: Path) -> dict[str, Any]:
 
 def write_account(root: Path, facts: dict[str, Any]) -> None:
     """Write train.json whole."""
-    replace_text(root / ACCOUNT, json.dumps(facts, indent=2, ensure_ascii=False, default=str) + "\n")
+    replace_file(root / ACCOUNT, json.dumps(facts, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a small text file whole or not at all; StoreError when the disk refuses."""
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a small file whole or not at all; StoreError when the disk refuses."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

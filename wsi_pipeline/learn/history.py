@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
-from wsi_pipeline.learn.folder import BOARD, CURVES, HISTORY, replace_text
+from wsi_pipeline.learn.folder import BOARD, CURVES, HISTORY, replace_file
 
 Row = dict[str, Any]
 _PANELS = (  # title, columns drawn, whether on a logarithmic axis
@@ -21,6 +22,7 @@ _PANELS = (  # title, columns drawn, whether on a logarithmic axis
     ("validation", ("val_auroc", "val_kappa", "val_accuracy"), False),
     ("learning rate", ("rate",), True),
 )
+_REDRAW_S = 30.0  # curves are drawn no more often, and at the end: short epochs would spend their time on it
 _COLOURS = ("#1f6f8b", "#d1495b", "#66a182")
 
 
@@ -30,6 +32,7 @@ class History:
     def __init__(self, folder: Path, rows: list[Row], *, writes: bool = True) -> None:
         self.rows, self._folder = rows, folder
         purge = len(rows) + 1 if rows else None  # epochs that are done again after a kill
+        self._best_epoch, self._drawn, self._drawn_at = 0, len(rows), monotonic()
         self._board = SummaryWriter(str(folder / BOARD), purge_step=purge) if writes else None
 
     def __enter__(self) -> "History":
@@ -38,6 +41,8 @@ class History:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._board is not None:
             self._board.close()
+            if kind is None and self._drawn < len(self.rows):
+                self._draw()
 
     def add(self, row: Row, *, best_epoch: int, more: dict[str, float] | None = None) -> None:
         """Add an epoch's row to all three; `more` numbers (one a class) go to TensorBoard alone."""
@@ -48,8 +53,14 @@ class History:
             if name != "epoch" and isinstance(value, int | float) and math.isfinite(value):
                 self._board.add_scalar(name, value, row["epoch"])
         self._board.flush()
-        replace_text(self._folder / HISTORY, as_csv(self.rows))
-        draw_curves(self.rows, self._folder / CURVES, best_epoch=best_epoch)
+        replace_file(self._folder / HISTORY, as_csv(self.rows))
+        self._best_epoch = best_epoch
+        if monotonic() - self._drawn_at > _REDRAW_S:
+            self._draw()
+
+    def _draw(self) -> None:
+        draw_curves(self.rows, self._folder / CURVES, best_epoch=self._best_epoch)
+        self._drawn, self._drawn_at = len(self.rows), monotonic()
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -78,10 +89,11 @@ def draw_curves(rows: Sequence[Row], path: Path, *, best_epoch: int) -> None:
         if logarithmic:
             axes.set_yscale("log")
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=8)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=110, format="png")
-    partial.replace(path)
+        if drawn or best_epoch:
+            axes.legend(frameon=False, fontsize=8)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110, format="png")
+    replace_file(path, picture.getvalue())
 
 
 def _known(value: Any) -> bool:

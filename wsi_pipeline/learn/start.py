@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.learn import ranks
 from wsi_pipeline.learn.batches import Batch
 from wsi_pipeline.learn.labels import LabelledImages
@@ -26,6 +26,7 @@ from wsi_pipeline.learn.settings import TrainSettings, as_json, changed_knobs
 from wsi_pipeline.learn.splits import missing_classes, split_digest
 from wsi_pipeline.learn.transfer import freeze
 
+_NAMED = 16  # images of a batch named in a message
 Listen = Callable[[str, dict[str, Any]], None]
 
 
@@ -153,7 +154,10 @@ def precision(name: str, device: torch.device) -> tuple[Callable[[], AbstractCon
 
 
 def validation_logits(training: Training, batches: Iterable[Batch]) -> np.ndarray:
-    """(n, C) float32 of the validation part by the network that is judged; each process does its share once."""
+    """(n, C) float32 of the validation part by the network that is judged; each process does its share once.
+
+    Raises ModelError naming images where an output is not finite.
+    """
     rows = training.material.rows["val"]
     training.judged.eval()
     found: list[Tensor] = []
@@ -161,7 +165,20 @@ def validation_logits(training: Training, batches: Iterable[Batch]) -> np.ndarra
         for batch in batches:
             found.append(training.judged(training.material.to_input(batch.pixels, training.device)).float())
     mine = torch.cat(found) if found else torch.empty((0, len(training.material.images.class_names)))
-    return ranks.gather_rows(mine.to(training.device), len(rows)).cpu().numpy()
+    logits = ranks.gather_rows(mine.to(training.device), len(rows)).cpu().numpy()
+    if len(broken := np.flatnonzero(~np.isfinite(logits).all(axis=1))):
+        raise not_finite("output", training, rows[broken])
+    return logits
+
+
+def not_finite(what: str, training: Training, rows: np.ndarray) -> ModelError:
+    """The error that says where the loss or an output left the finite numbers, and on which images."""
+    ids, progress = training.material.images.ids[rows], training.progress
+    named = ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
+    return ModelError(
+        f"{what} is not finite in epoch {progress.epoch + 1}, step {progress.step + 1}, images {named}; look at them, "
+        f"or lower optimiser.rate. The best so far (epoch {progress.best_epoch}; 0: none yet) is kept"
+    )
 
 
 def _seed(seed: int) -> None:

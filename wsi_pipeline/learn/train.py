@@ -15,7 +15,7 @@ from torch import nn
 
 from wsi_pipeline import __version__
 from wsi_pipeline.config import as_yaml
-from wsi_pipeline.errors import ConfigError, ModelError
+from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn import folder, ranks
 from wsi_pipeline.learn.augment import augmentation, contact_sheet
 from wsi_pipeline.learn.batches import Batch, Batches, in_order, order_of
@@ -29,10 +29,9 @@ from wsi_pipeline.learn.objective import draw_weights
 from wsi_pipeline.learn.parts import write_split
 from wsi_pipeline.learn.resume import Saved, read_state
 from wsi_pipeline.learn.settings import TrainSettings, as_json
-from wsi_pipeline.learn.start import Listen, Training, copied, keep, start, thaw, validation_logits
+from wsi_pipeline.learn.start import Listen, Training, copied, keep, not_finite, start, thaw, validation_logits
 
 _LIBRARIES = ("numpy", "torch", "torchvision", "safetensors", "pillow")
-_NAMED = 16  # images of a batch named in a message
 
 
 def train(
@@ -131,7 +130,7 @@ def _begin(out: Path, training: Training) -> dict[str, Any]:
     if ranks.rank() > 0:
         return account
     account["started"] = folder.read_account(out).get("started", account["started"])
-    folder.replace_text(out / folder.SETTINGS, as_yaml(settings))
+    folder.replace_file(out / folder.SETTINGS, as_yaml(settings))
     write_split(images, training.material.parts, out / folder.SPLIT)
     if settings.data.augment and not (out / folder.SAMPLES).exists():
         contact_sheet(
@@ -249,11 +248,6 @@ def _batches(training: Training, kind: Kind) -> tuple[Batches, Batches]:
 
 
 def _finite(loss: float, training: Training, rows: np.ndarray) -> float:
-    if math.isfinite(loss):
-        return loss
-    ids = training.material.images.ids[rows]
-    named = ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
-    raise ModelError(
-        f"loss is {loss} in epoch {training.progress.epoch + 1}, step {training.progress.step + 1}, images {named}; "
-        f"look at them, or lower optimiser.rate. The best of epoch {training.progress.best_epoch} is kept"
-    )
+    if not math.isfinite(loss):
+        raise not_finite(f"loss {loss}", training, rows)
+    return loss

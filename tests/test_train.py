@@ -1,0 +1,323 @@
+"""Training: learns, keeps the best, stops, resumes, refuses; on images that are bright or dark."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from bright_images import PX, Bright, bright_images, parts_of, quick, with_labels
+from PIL import Image
+from safetensors.torch import load_file
+
+from wsi_pipeline.errors import ConfigError, ModelError, StoreError, WsiError
+from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint
+from wsi_pipeline.learn.metrics import auroc
+from wsi_pipeline.learn.predict import predict
+from wsi_pipeline.learn.train import train
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trained(out: Path, *knobs: str, images=None, **more) -> Checkpoint:
+    images = bright_images() if images is None else images
+    return train(images, parts_of(images), quick(*knobs), out, **more)
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def last(out: Path) -> dict:
+    return load_file(out / "last" / "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Raises in an epoch, as Ctrl-C or a full disk would."""
+
+    epoch: int
+
+    def __call__(self, name: str, facts: dict) -> None:
+        if name == "epoch" and facts["epoch"] == self.epoch:
+            raise KeyboardInterrupt
+
+
+def test_bright_is_told_from_dark_and_everything_is_written(tmp_path):
+    images, out = bright_images(80), tmp_path / "run"
+    checkpoint = trained(out, "stop.epochs=4", "optimiser.rate=0.01", images=images)
+    assert {path.name for path in out.iterdir()} == {
+        "settings.yaml", "split.csv", "samples.png", "history.csv", "curves.png", "tensorboard", "model.safetensors",
+        "card.json", "last", "train.json",
+    }  # fmt: skip
+    probs = predict(checkpoint, images)
+    assert auroc(images.labels[:, 0], probs[:, 0]) == 1.0
+    assert load_checkpoint(out).id == checkpoint.id
+    account = json.loads((out / "train.json").read_text())
+    assert account["status"] == "done" and account["data"]["images"] == {"train": 60, "val": 20, "test": 0}
+
+
+def test_the_checkpoint_says_what_it_came_from_and_how_it_is_calibrated(tmp_path):
+    checkpoint = trained(tmp_path / "run")
+    assert checkpoint.prior == pytest.approx((14 / 30,)) and checkpoint.about["loss"]["w_n"] == list(checkpoint.prior)
+    assert checkpoint.thresholds is not None and len(checkpoint.thresholds) == 1
+    assert checkpoint.about["loss"]["split"] == checkpoint.about["data"]["split"]
+    assert set(checkpoint.about["calibration"]) >= {"temperature", "ece_before", "ece_after", "thresholds"}
+    assert checkpoint.about["training"]["model"]["arch"] == "densenet_demo"
+
+
+def test_one_seed_repeats_a_training_and_another_does_not(tmp_path):
+    one, again = trained(tmp_path / "a"), trained(tmp_path / "b")
+    assert one.id == again.id
+    assert not same(one.state, trained(tmp_path / "c", "run.seed=1").state)
+
+
+def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path):
+    knobs = ("stop.epochs=3", "model.ema=0.9", "model.freeze=denseblock4", "model.thaw={3: none}")
+    whole = trained(tmp_path / "whole", *knobs)
+    for epoch in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "cut", *knobs, resume=epoch > 2, listen=Stop(epoch))
+    assert trained(tmp_path / "cut", *knobs, resume=True).id == whole.id
+    assert same(last(tmp_path / "whole"), last(tmp_path / "cut"))
+    epochs = pd.read_csv(tmp_path / "cut" / "history.csv")
+    columns = ["epoch", "rate", "train_loss", "val_loss", "val_auroc"]
+    pd.testing.assert_frame_equal(epochs[columns], pd.read_csv(tmp_path / "whole" / "history.csv")[columns])
+
+
+def test_a_finished_training_can_be_made_longer(tmp_path):
+    constant = ("schedule.name=constant", "schedule.warmup=0")
+    trained(tmp_path / "run", "stop.epochs=1", *constant)
+    longer = trained(tmp_path / "run", "stop.epochs=2", *constant, resume=True)
+    whole = trained(tmp_path / "whole", "stop.epochs=2", *constant)
+    assert same(longer.state, whole.state) and same(last(tmp_path / "run"), last(tmp_path / "whole"))
+
+
+def test_resuming_what_is_finished_changes_nothing(tmp_path):
+    assert trained(tmp_path / "run").id == trained(tmp_path / "run", resume=True).id
+
+
+@pytest.mark.parametrize(
+    ("knob", "said"),
+    [("optimiser.rate=0.5", "optimiser.rate: was 0.001, is 0.5"), ("stop.epochs=1", "it may only grow")],
+    ids=["rate", "fewer epochs"],
+)
+def test_changed_settings_are_refused_on_resume(tmp_path, knob, said):
+    trained(tmp_path / "run")
+    with pytest.raises(ConfigError, match=said):
+        trained(tmp_path / "run", knob, resume=True)
+
+
+def test_another_split_is_refused_on_resume(tmp_path):
+    trained(tmp_path / "run")
+    with pytest.raises(ConfigError, match="images and their parts: were"):
+        trained(tmp_path / "run", images=bright_images(44), resume=True)
+
+
+def test_a_folder_with_a_training_is_not_written_over(tmp_path):
+    trained(tmp_path / "run", "stop.epochs=1")
+    with pytest.raises(ConfigError, match="--resume to go on with it, --overwrite"):
+        trained(tmp_path / "run")
+
+
+def test_training_stops_when_validation_no_longer_gains(tmp_path):
+    trained(tmp_path / "run", "stop.epochs=9", "stop.patience=2", "optimiser.rate=1e-9", "stop.metric=loss",
+            "schedule.name=constant", "schedule.warmup=0")  # fmt: skip
+    account = json.loads((tmp_path / "run" / "train.json").read_text())
+    assert account["epochs"] < 9 and account["stopped"] == "no gain in 2 epochs"
+    assert account["epochs"] == account["best_epoch"] + 2
+
+
+def test_the_best_epoch_is_kept_and_not_the_last(tmp_path):
+    """No epoch gains on an AUROC of 1; the best is kept apart while later ones go on in the same tensors."""
+    seen: dict[int, dict] = {}
+
+    def look(name: str, facts: dict) -> None:
+        if name == "validated":
+            seen[facts["epoch"]] = last(tmp_path / "run")
+
+    checkpoint = trained(tmp_path / "run", "stop.epochs=4", "optimiser.rate=0.01", listen=look)
+    best = checkpoint.about["validation"]["epoch"]
+    assert best < 4 and same(checkpoint.state, seen[best]) and not same(checkpoint.state, seen[4])
+
+
+def test_frozen_blocks_stay_as_they_were_and_the_head_moves(tmp_path):
+    first = trained(tmp_path / "a", "model.freeze=head", "optimiser.rate=1e-9")
+    other = trained(tmp_path / "b", "model.freeze=head", "optimiser.rate=0.1")
+    moved = [name for name in first.state if not torch.equal(first.state[name], other.state[name])]
+    assert moved and all(name.startswith("classifier") for name in moved)
+
+
+def test_a_training_starts_from_another_and_is_normalised_like_it(tmp_path):
+    images = bright_images()
+    darker = replace(images, read=Bright((False,) * 40))
+    base = trained(tmp_path / "base")
+    tuned = trained(tmp_path / "tuned", f"model.weights={tmp_path / 'base'}", "model.freeze=head", images=darker)
+    assert tuned.mean == base.mean
+    assert torch.equal(tuned.state["features.conv0.weight"], base.state["features.conv0.weight"])
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    trained(tmp_path / "base", "stop.epochs=1")
+    with pytest.raises(ModelError, match=r"densenet121|features"):
+        trained(tmp_path / "run", f"model.weights={tmp_path / 'base'}", "model.arch=densenet_small")
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        ["loss.name=pos_weight"], ["loss.name=wang"], ["loss.name=focal"], ["loss.name=asymmetric"],
+        ["loss.name=plain", "loss.sampler=balanced"], ["optimiser.name=sgd"], ["schedule.name=plateau"],
+        ["model.channels=1"], ["data.augment=false"], ["data.cache_gib=0"], ["run.precision=bfloat16"],
+    ],
+    ids=lambda knobs: knobs[-1],
+)  # fmt: skip
+def test_every_choice_trains(tmp_path, knobs):
+    checkpoint = trained(tmp_path / "run", "stop.epochs=1", *knobs)
+    assert np.isfinite(predict(checkpoint, bright_images(4))).all()
+
+
+def test_exclusive_classes_train_and_stop_by_balanced_accuracy(tmp_path):
+    images = bright_images(80, exclusive=True)
+    checkpoint = trained(tmp_path / "run", "stop.metric=accuracy", "optimiser.rate=0.01", images=images)
+    assert checkpoint.exclusive and predict(checkpoint, images).sum(axis=1) == pytest.approx(np.ones(80), abs=1e-5)
+    assert "val_accuracy" in pd.read_csv(tmp_path / "run" / "history.csv")
+
+
+def test_grades_train_and_stop_by_kappa(tmp_path):
+    images = replace(bright_images(classes=2), ordinal=True)
+    labels = np.column_stack([images.labels[:, 0], images.labels[:, 0] * images.labels[:, 1]])
+    checkpoint = trained(tmp_path / "run", "stop.metric=kappa", images=with_labels(images, labels))
+    assert checkpoint.ordinal and "val_kappa" in pd.read_csv(tmp_path / "run" / "history.csv")
+
+
+def test_a_task_that_cannot_be_trained_is_named(tmp_path):
+    images, said = bright_images(classes=2), []
+    labels = np.column_stack([images.labels[:, 0], np.zeros(40)])
+    trained(tmp_path / "run", "stop.epochs=1", images=with_labels(images, labels),
+            listen=lambda name, facts: said.append(facts["text"]) if name == "note" else None)  # fmt: skip
+    assert any("class1" in text and "no positives" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [("kappa", "has no grades"), ("accuracy", "has no classes that exclude each other")],
+)
+def test_a_metric_that_the_labels_cannot_give_is_refused(tmp_path, metric, said):
+    with pytest.raises(ConfigError, match=said):
+        trained(tmp_path / "run", f"stop.metric={metric}")
+
+
+def test_validation_of_one_class_alone_cannot_stop_by_auroc(tmp_path):
+    images = bright_images()
+    parts = np.where((np.arange(40) >= 30) & (images.labels[:, 0] > 0), "val", "train")
+    with pytest.raises(ConfigError, match=r"use stop.metric=loss"):
+        train(images, parts, quick(), tmp_path / "run")
+
+
+def test_no_images_are_refused(tmp_path):
+    images = bright_images().subset(np.array([], dtype=int))
+    with pytest.raises(ConfigError, match="no images"):
+        train(images, np.array([], dtype=str), quick(), tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_images_and_keeps_the_best(tmp_path):
+    """A rate that ruins the weights in epoch 2; epoch 1 is warm-up and stays good."""
+    knobs = ["optimiser.name=sgd", "optimiser.clip_norm=null", "optimiser.rate=1e30", "schedule.warmup=0"]
+    trained(tmp_path / "run", "stop.epochs=1", "optimiser.rate=1e-3")
+    kept = load_checkpoint(tmp_path / "run").id
+    with pytest.raises(ModelError, match=r"is not finite in epoch \d, step \d+, images image\d+.*lower optimiser"):
+        trained(tmp_path / "bad", *knobs, "stop.epochs=4")
+    assert load_checkpoint(tmp_path / "run").id == kept
+
+
+def test_a_full_disk_keeps_the_best_so_far_and_can_be_resumed(tmp_path):
+    before, kept = resource.getrlimit(resource.RLIMIT_FSIZE), []
+
+    def fill(name: str, facts: dict) -> None:
+        if name == "validated" and not kept:
+            kept.append(load_checkpoint(tmp_path / "run").id)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+
+    try:
+        with pytest.raises((StoreError, ModelError), match=r"not (saved|written) .* free the disk"):
+            trained(tmp_path / "run", listen=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert load_checkpoint(tmp_path / "run").id == kept[0]
+    assert trained(tmp_path / "run", resume=True).id == trained(tmp_path / "whole").id
+
+
+def folder_of(root: Path, n: int = 24) -> Path:
+    images = bright_images(n)
+    for row in range(n):
+        place = root / ("bright" if images.labels[row, 0] else "dark")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images.image(row)).save(place / f"p{row // 2:03d}_{row}.png")
+    return root
+
+
+def call(*arguments: str | Path, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *(launcher or ("-m",)), "wsi_pipeline", "train", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def options(data: Path, out: Path, *knobs: str) -> list[str | Path]:
+    config = data.parent / "config.yaml"
+    config.write_text(f"data: {{dataset: folder, px: {PX}, options: {{patient_pattern: 'p([0-9]+)_'}}}}\n"
+                      "model: {arch: densenet_demo}\nrun: {batch: 8}\nstop: {epochs: 1}\n")  # fmt: skip
+    given = [part for knob in knobs for part in ("--set", knob)]
+    return ["--config", config, "--data", data, "--out", out, *given]
+
+
+@pytest.mark.slow
+def test_the_command_trains_and_goes_on_with_the_settings_of_its_folder(tmp_path):
+    data, out = folder_of(tmp_path / "data"), tmp_path / "run"
+    done = call(*options(data, out))
+    assert done.returncode == 0, done.stderr
+    assert "expected calibration error" in done.stdout and "epoch 1/1" in done.stderr and "images/s" in done.stderr
+    again = call("--data", data, "--out", out, "--resume", "--set", "stop.epochs=2")
+    assert again.returncode == 0 and "epoch 2/2" in again.stderr
+    refused = call(*options(data, out))
+    assert refused.returncode == 2 and "--overwrite" in refused.stderr and "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_validate_every_row_once(tmp_path):
+    data, out = folder_of(tmp_path / "data"), tmp_path / "run"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    done = call(*options(data, out, "stop.epochs=2"), launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    account = json.loads((out / "train.json").read_text())
+    assert account["processes"] == 2 and account["calibration"]["images"] == account["data"]["images"]["val"]
+    assert done.stdout.count("expected calibration error") == 1
+    assert len(pd.read_csv(out / "history.csv")) == 2
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_real_lesions_train_for_an_epoch(real_data, tmp_path):
+    from wsi_pipeline.learn.datasets import open_dataset
+    from wsi_pipeline.learn.parts import divide, thin
+
+    skin = open_dataset("skin", real_data / "skin", labels="ham10000_224_labels.csv", images="ham10000_224")
+    images, settings = thin(skin, 300), quick("data.px=64", "stop.epochs=1", "stop.metric=accuracy")
+    checkpoint = train(images, divide(images, settings.split), settings, tmp_path / "run")
+    assert len(checkpoint.class_names) == 7 and checkpoint.kind == "skin"
+
+
+def test_errors_of_training_are_all_of_the_tree():
+    assert all(issubclass(kind, WsiError) for kind in (ConfigError, ModelError, StoreError))
