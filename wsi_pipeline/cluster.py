@@ -220,10 +220,12 @@ def _local_client(n_workers: int) -> Iterator[Client]:
 
 
 class _IgnoreInterrupt(WorkerPlugin):
-    """Leave Ctrl-C to the process that started the workers: it ends them in order, without tracebacks."""
+    """Leave Ctrl-C and SLURM's warning to the process that started the workers: it ends them in order."""
 
     def setup(self, worker: Worker) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 @contextmanager

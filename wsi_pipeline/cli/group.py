@@ -1,5 +1,6 @@
 """The command group: finds each command in the file of its name, so that `--help` loads nothing heavy."""
 
+import signal
 import sys
 from importlib import import_module
 
@@ -38,7 +39,13 @@ def group() -> None:
 
 
 def main() -> int:
-    """Run a command; every error raised on purpose is one line and an exit code."""
+    """Run a command; every error raised on purpose is one line and an exit code.
+
+    SIGTERM, and SIGUSR1 as SLURM can send it before a pre-emption, end a command as Ctrl-C does.
+    """
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
     try:
         return int(group.main(standalone_mode=False, prog_name="python -m wsi_pipeline") or 0)
     except click.exceptions.Exit as stop:
@@ -58,3 +65,7 @@ def main() -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_FATAL
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -54,6 +54,8 @@ class Shown:
             self._count(facts)
         elif name == "slide_done":
             self._end(facts)
+        elif name == "waiting":
+            self._say(f"{facts['slides']} slides are with other jobs, such as {facts['owner']}; waiting for them")
 
     def busy(self) -> str:
         """How busy the scorer was from its first tile to its last; empty where it scored nothing."""

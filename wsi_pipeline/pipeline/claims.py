@@ -37,7 +37,10 @@ class Claims:
 
     Attributes:
         job: a name for this job, unique over hosts and time.
+        began: when it began, by the disk's clock.
     """
+
+    began: float
 
     def __init__(self, folder: Path, *, heartbeat_s: float = HEARTBEAT_S, expiry_s: float = EXPIRY_S) -> None:
         self.job = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
@@ -137,6 +140,7 @@ class Claims:
 
     def _start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        self.began = self._now()
         self._beating.start()
 
     def _end(self) -> None:

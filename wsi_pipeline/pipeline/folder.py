@@ -3,7 +3,7 @@
 ::
 
     run.json  events.jsonl  slides.csv  slides.parquet  failures.csv  report.html
-    tiles/<slide>.zarr   maps/<slide>_*   logs/<slide>.log   records/<slide>.json
+    tiles/<slide>.zarr   maps/<slide>_*   logs/<slide>.log   records/<slide>.json   claims/
 """
 
 import json
@@ -22,7 +22,7 @@ from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.atomic import replace_file
 
 MARK = "wsi_pipeline"  # the key of run.json by which a run folder is known
-_FOLDERS = ("tiles", "maps", "logs", "records")
+_FOLDERS = ("tiles", "maps", "logs", "records", "claims")
 _FILES = ("run.json", "events.jsonl", "slides.csv", "slides.parquet", "failures.csv", "report.html")
 
 
@@ -32,6 +32,7 @@ class RunFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.maps = root / "maps"
+        self.claims = root / "claims"
         self._lock = Lock()
 
     def store(self, slide_id: str) -> Path:
@@ -65,16 +66,34 @@ class RunFolder:
                 words = " ".join(f"{key}={value}" for key, value in facts.items() if key != "slide_id")
                 self._append(self.root / "logs" / f"{facts['slide_id']}.log", f"{now()} {name} {words}")
 
-    def record(self, result: SlideResult, key: str) -> None:
+    def record(self, result: SlideResult, key: str, path: Path | None = None) -> None:
         """Write what a slide came to, last of all its files; `key` tells what it depends on."""
         row = {name: None if _is_nan(value) else value for name, value in asdict(result).items()}
         text = json.dumps({"key": key, "result": row}, ensure_ascii=False)
-        replace_file(self._record_path(result.slide_id), text.encode("utf-8", "replace"))
+        replace_file(path or self._record_path(result.slide_id), text.encode("utf-8", "replace"))
 
     def recorded(self, slide_id: str) -> tuple[SlideResult, str] | None:
         """What was recorded of a slide, and its key; None where there is nothing whole."""
+        return self._read_record(self._record_path(slide_id))
+
+    def record_failure(self, result: SlideResult) -> None:
+        """Write how a slide failed, for other jobs at work in this folder."""
+        self.record(result, "", self._failure_path(result.slide_id))
+
+    def failed_since(self, slide_id: str, moment: float) -> SlideResult | None:
+        """How a slide failed, if that was written after `moment`, by the disk's clock."""
+        path = self._failure_path(slide_id)
         try:
-            found = json.loads(self._record_path(slide_id).read_text(encoding="utf-8"))
+            recent = path.stat().st_mtime >= moment
+        except FileNotFoundError:
+            return None
+        found = self._read_record(path) if recent else None
+        return found and found[0]
+
+    @staticmethod
+    def _read_record(path: Path) -> tuple[SlideResult, str] | None:
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
             row = {item.name: found["result"][item.name] for item in fields(SlideResult)}
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -85,6 +104,10 @@ class RunFolder:
     def forget(self, slide_id: str) -> None:
         """Take a slide's record back before its files are written anew."""
         self._record_path(slide_id).unlink(missing_ok=True)
+        self._failure_path(slide_id).unlink(missing_ok=True)
+
+    def _failure_path(self, slide_id: str) -> Path:
+        return self.root / "records" / f"{slide_id}.failed"
 
     def _record_path(self, slide_id: str) -> Path:
         return self.root / "records" / f"{slide_id}.json"

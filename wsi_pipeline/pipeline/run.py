@@ -3,6 +3,7 @@
 While the classifier scores one slide, the workers cut the tiles of the next and draw the maps of the last.
 """
 
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -10,22 +11,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 from time import perf_counter
 from typing import Any, Literal, Protocol
 
 from wsi_pipeline.cluster import Cluster, open_cluster
 from wsi_pipeline.config import Config, mapping_key, scoring_key, tiling_key
-from wsi_pipeline.errors import ScaleError, SlideError, WsiError
+from wsi_pipeline.errors import ClusterError, ScaleError, SlideError, WsiError
 from wsi_pipeline.maps.aggregate import SlideResult, without_result
+from wsi_pipeline.pipeline.claims import Claims, open_claims
 from wsi_pipeline.pipeline.folder import RunFolder
 from wsi_pipeline.pipeline.map import map_files, map_slide, mapping_settings
 from wsi_pipeline.pipeline.tile import fill_store, lay_tiles, tiling_settings
 from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.files import by_own_name
 from wsi_pipeline.slide.reader import Slide, open_slide
 from wsi_pipeline.tiles.store import store_bytes
 
 FAILED = ("no_mpp", "unreadable", "failed")
 _AHEAD = 2  # slides being cut while one is scored
+_POLL_S = 2.0  # between looks at slides that other jobs are working on
 Stage = Literal["tile", "score", "map"]
 Listen = Callable[[str, dict[str, Any]], None]
 
@@ -48,6 +53,7 @@ class Work:
         self.slide: Slide | None = None
         self.tiles_key = self.scores_key = self.maps_key = ""
         self.result: SlideResult | None = None
+        self.elsewhere = False  # another job has it
 
     @property
     def seconds(self) -> float:
@@ -64,6 +70,8 @@ class Run:
     classifier: Scoring | None
     until: Stage
     listen: Listen
+    claims: Claims
+    stopping: Event
 
     def tell(self, name: str, **facts: Any) -> None:
         """Write an event down and show it."""
@@ -83,27 +91,49 @@ def run_cohort(
     """Take each slide as far as `until`, doing only what is missing; yield its row as it ends.
 
     A slide whose record, files and keys are as they would come out again is kept. No slide's failure ends
-    the run. With `until` "tile" or "score" a slide that got there is yielded with status "ok".
+    the run. With `until` "tile" or "score" a slide that got there is yielded with status "ok". Several jobs
+    may work on one folder: each slide is done by one of them, and all yield its row.
     """
     with (
+        open_claims(folder.claims) as claims,
         open_cluster(config.run.scheduler, workers=config.run.workers) as cluster,
         ThreadPoolExecutor(1, thread_name_prefix="tile") as tiling,
         ThreadPoolExecutor(1, thread_name_prefix="map") as mapping,
     ):
-        run = Run(folder, config, cluster, classifier, until, listen)
-        mapped: deque[Future[Work]] = deque()
+        run = Run(folder, config, cluster, classifier, until, listen, claims, Event())
+        waiting = [Work(entry) for entry in entries]
         try:
-            for work in _ahead(tiling, partial(_attempt, run, _tile), [Work(entry) for entry in entries]):
-                if work.result is None:
-                    _attempt(run, _score, work)
-                mapped.append(mapping.submit(_attempt, run, _map, work))
-                while mapped and (mapped[0].done() or len(mapped) > _AHEAD):
-                    yield _finish(run, mapped.popleft().result())
-            while mapped:
-                yield _finish(run, mapped.popleft().result())
+            while waiting:
+                elsewhere: list[Work] = []
+                for work in _pass(run, waiting, tiling, mapping):
+                    if work.elsewhere:
+                        elsewhere.append(Work(work.entry))
+                    else:
+                        yield _finish(run, work)
+                if elsewhere:
+                    if len(elsewhere) < len(waiting):
+                        run.tell("waiting", slides=len(elsewhere), owner=claims.owner(elsewhere[0].entry.slide_id))
+                    time.sleep(_POLL_S)
+                waiting = elsewhere
         finally:
+            run.stopping.set()
             tiling.shutdown(wait=False, cancel_futures=True)
             mapping.shutdown(wait=False, cancel_futures=True)
+
+
+def _pass(
+    run: Run, works: Sequence[Work], tiling: ThreadPoolExecutor, mapping: ThreadPoolExecutor
+) -> Iterator[Work]:
+    """Take each slide through all its steps; those that other jobs have come out untouched."""
+    mapped: deque[Future[Work]] = deque()
+    for work in _ahead(tiling, partial(_attempt, run, _tile), works):
+        if work.result is None:
+            _attempt(run, _score, work)
+        mapped.append(mapping.submit(_attempt, run, _map, work))
+        while mapped and (mapped[0].done() or len(mapped) > _AHEAD):
+            yield mapped.popleft().result()
+    while mapped:
+        yield mapped.popleft().result()
 
 
 def _ahead(pool: ThreadPoolExecutor, step: Callable[[Work], Work], works: Sequence[Work]) -> Iterator[Work]:
@@ -119,7 +149,7 @@ def _ahead(pool: ThreadPoolExecutor, step: Callable[[Work], Work], works: Sequen
 
 def _attempt(run: Run, step: Callable[[Run, Work], None], work: Work) -> Work:
     """Take one step; whatever goes wrong ends this slide alone. The one broad except of the package."""
-    if work.result is not None:
+    if work.result is not None or work.elsewhere:
         return work
     try:
         step(run, work)
@@ -131,6 +161,12 @@ def _attempt(run: Run, step: Callable[[Run, Work], None], work: Work) -> Work:
 def _tile(run: Run, work: Work) -> None:
     work.stage, work.started = "open", perf_counter()
     entry, config = work.entry, run.config
+    if not run.claims.take(entry.slide_id):
+        work.elsewhere = True
+        return
+    if (failed := run.folder.failed_since(entry.slide_id, run.claims.began)) is not None:
+        work.result = failed  # in another job, while this one ran: it would fail again
+        return
     run.tell("slide_started", slide_id=entry.slide_id)
     work.slide = run.cluster.submit(_open, entry, config.slide.mpp_default).result()
     assert work.slide is not None
@@ -154,7 +190,7 @@ def _tile(run: Run, work: Work) -> None:
         store,
         run.cluster,
         max_unreadable=config.tiles.max_unreadable,
-        progress=lambda n: run.listen("tiles_cut", {"tiles": n}),
+        progress=partial(_cut, run),
     )
     run.tell(
         "tiles_done", slide_id=entry.slide_id, tiles=done.tiles, unreadable=done.unreadable,
@@ -162,6 +198,13 @@ def _tile(run: Run, work: Work) -> None:
     )  # fmt: skip
     if run.until == "tile":
         work.result = _reached(work, done.tiles)
+
+
+def _cut(run: Run, tiles: int) -> None:
+    """Tell of a shard; when the run is being stopped, stop here: what is cut is kept."""
+    if run.stopping.is_set():
+        raise ClusterError("the run was stopped; go on with --resume")
+    run.listen("tiles_cut", {"tiles": tiles})
 
 
 def _score(run: Run, work: Work) -> None:
@@ -184,6 +227,9 @@ def _map(run: Run, work: Work) -> None:
     settings = mapping_settings(run.config, run.classifier.id)
     store, maps = str(run.folder.store(work.entry.slide_id)), str(run.folder.maps)
     result = run.cluster.submit(map_slide, store, maps, run.classifier.id, work.scores_key, settings).result()
+    if not run.claims.holds(work.entry.slide_id):  # this job slept for so long that another took the slide over
+        work.elsewhere = True
+        return
     work.result = _with_entry(replace(result, seconds=round(work.seconds, 3)), work.entry)
     run.folder.record(work.result, work.maps_key)
 
@@ -207,6 +253,9 @@ def _kept(run: Run, work: Work) -> SlideResult | None:
 def _finish(run: Run, work: Work) -> SlideResult:
     assert work.result is not None
     result = work.result
+    if result.status in FAILED:
+        run.folder.record_failure(result)
+    run.claims.free(result.slide_id)
     run.tell(
         "slide_done", slide_id=result.slide_id, status=result.status, stage=result.stage, message=result.message,
         seconds=result.seconds,
@@ -222,15 +271,17 @@ def _reached(work: Work, tiles: int) -> SlideResult:
 
 def _failure(run: Run, work: Work, error: Exception) -> SlideResult:
     """The row of a slide that failed; the traceback of what was not foreseen goes to its log."""
+    path = Path(work.entry.path)
     if not isinstance(error, WsiError):
-        run.folder.event("traceback", slide_id=work.entry.slide_id, text="".join(traceback.format_exception(error)))
+        text = by_own_name("".join(traceback.format_exception(error)), path)
+        run.folder.event("traceback", slide_id=work.entry.slide_id, text=text)
     message = str(error) if isinstance(error, WsiError) else f"{type(error).__name__}: {error}"
     result = without_result(
         work.entry.slide_id,
         _status_of(error, work.stage),
         stage=work.stage,
         error=type(error).__name__,
-        message=message,
+        message=by_own_name(message, path),
         slide=work.slide,
     )
     return _with_entry(replace(result, seconds=round(work.seconds, 3)), work.entry)

@@ -1,0 +1,57 @@
+"""Ctrl-C, SIGTERM and SLURM's signal: the run stops within seconds, keeps what is done, and goes on from there."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from outcome import outcome
+
+from wsi_pipeline.slide.synthetic import draw_slide
+
+WITHIN_S = 10
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slides") / "a.tif"
+    draw_slide(path, size_px=(4000, 4000), mpp=0.5, seed=4)
+    return path
+
+
+def start(slide: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    knobs = ["--set", "tiles.stride_px=128", "--set", "tiles.shard_tiles=16", "--workers", "1"]
+    command = [sys.executable, "-m", "wsi_pipeline", "run", str(slide), "--out", str(out), *knobs, *more]
+    nothing, told = subprocess.DEVNULL, subprocess.PIPE
+    return subprocess.Popen(command, stdin=nothing, stderr=told, text=True, start_new_session=True)
+
+
+def wait_for(out: Path, event: str, run: subprocess.Popen[str]) -> None:
+    events = out / "events.jsonl"
+    while not (events.exists() and f'"{event}"' in events.read_text()):
+        assert run.poll() is None, run.stderr and run.stderr.read()
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("moment", ["tiles_planned", "tiles_done"], ids=["while tiling", "while scoring"])
+def test_a_signal_ends_the_run_in_time_with_exit_code_130_and_resume_goes_on(
+    slide: Path, tmp_path: Path, name: str, moment: str
+) -> None:
+    run = start(slide, tmp_path / "run")
+    wait_for(tmp_path / "run", moment, run)
+    began = time.monotonic()
+    os.killpg(run.pid, getattr(signal, name)) if name == "SIGINT" else run.send_signal(getattr(signal, name))
+    _, said = run.communicate(timeout=60)
+    took = time.monotonic() - began
+    print(f"{name} {moment}: stopped after {took:.1f} s")
+    assert run.returncode == 130 and "go on with --resume" in said and "Traceback" not in said
+    assert took < WITHIN_S
+    assert os.listdir(tmp_path / "run" / "claims") == []
+    again = start(slide, tmp_path / "run", "--resume")
+    assert again.wait(timeout=300) == 0
+    assert "a.zarr/tiles" in outcome(tmp_path / "run")
