@@ -9,31 +9,35 @@ import simplejpeg
 
 REDUCTIONS = (1, 2, 4, 8)  # what the transform of JPEG can be decoded at: 8 x 8 pixels as 8, 4, 2, 1
 
-_START, _END_MARK = b"\xff\xd8", 0xD9
+_START, _END, _END_MARK = b"\xff\xd8", b"\xff\xd9", 0xD9
 _SCAN = 0xDA
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: all that libjpeg-turbo decodes lossily
-_APPS = range(0xE0, 0xF0)
-_COMMENT = 0xFE
+_DROPPED = (*range(0xE0, 0xF0), 0xFE)  # APP and comments
 
 
 def standalone(data: bytes, tables: bytes | None, *, ycbcr: bool, shape: tuple[int, int]) -> bytes:
     """The tile with the shared tables of its page and a marker that tells its colours.
 
     The file's own APP markers go: the page, not they, says what its colours are, and that is how OpenSlide
-    takes them. Raises ValueError where the data are no JPEG of `shape` (rows, columns) in three 8-bit channels.
+    takes them. Comments go too, and whatever lies behind the image: both may name a patient. Raises ValueError
+    where the data are no JPEG of `shape` (rows, columns) in three 8-bit channels.
     """
     parts = [_START, _adobe(ycbcr)]
-    if tables:
-        parts.append(tables[2:-2])  # without its own start and end
+    at = _segment(tables, 0)[1] if tables else 0
+    while tables and at < len(tables) - 2:  # without its own end
+        mark, after = _segment(tables, at)
+        if mark not in _DROPPED:
+            parts.append(tables[at:after])
+        at = after
     at = _segment(data, 0)[1]
     while True:
         mark, after = _segment(data, at)
         if mark == _SCAN:
-            parts.append(data[at:])
+            parts.append(_scan(data, at))
             return b"".join(parts)
         if mark in _FRAMES:
             _check_frame(data[at:after], shape)
-        if mark not in _APPS and mark != _COMMENT:
+        if mark not in _DROPPED:
             parts.append(data[at:after])
         at = after
 
@@ -69,6 +73,12 @@ def _segment(data: bytes, at: int) -> tuple[int, int]:
     if len(data) < at + 4 or data[at] != 0xFF or data[at + 1] in (0xFF, _END_MARK):
         raise ValueError("no JPEG")
     return data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def _scan(data: bytes, at: int) -> bytes:
+    """From the scan at `at` to the end of the image; what is compressed never looks like an end."""
+    end = data.find(_END, _segment(data, at)[1])
+    return data[at:] if end < 0 else data[at : end + 2]
 
 
 def _check_frame(frame: bytes, shape: tuple[int, int]) -> None:
