@@ -22,8 +22,7 @@ from wsi_pipeline.slide.synthetic import draw_slide
 WORD = "CANARY-DOE-4711"  # 15 letters, inside the slides
 NAME = "jane_roe_1961"  # of files, folders, and in the manifest
 KNOBS = [
-    "--scheduler", "threads", "--workers", "2", "--device", "cpu", "--set", "tiles.shard_tiles=16",
-    "--set", "tiles.stride_px=224",
+    "--scheduler", "threads", "--workers", "2", "--set", "tiles.shard_tiles=16", "--set", "tiles.stride_px=224",
 ]  # fmt: skip
 TOLD = f"|User = {WORD}|Barcode = {WORD}|Date = {WORD}|Filename = {WORD}"
 OME = (
@@ -89,15 +88,16 @@ def write_aperio(path: Path, pixels: np.ndarray) -> None:
 
 def write_generic(path: Path, pixels: np.ndarray) -> None:
     tifffile.imwrite(
-        path, pixels, photometric="rgb", tile=(256, 256), compression="deflate", description=f"{WORD}\nMPP", metadata=None,
-        software=WORD, resolution=(20000, 20000), resolutionunit=3, extratags=extra(), iccprofile=profile(),
+        path, pixels, photometric="rgb", tile=(256, 256), compression="deflate", description=f"{WORD}\nMPP",
+        metadata=None, software=WORD, resolution=(20000, 20000), resolutionunit=3, extratags=extra(),
+        iccprofile=profile(),
     )  # fmt: skip
 
 
 def write_ome(path: Path, pixels: np.ndarray) -> None:
     tifffile.imwrite(
-        path, pixels, photometric="rgb", rowsperstrip=64, description=OME.format(w=1024, h=1024).encode(), metadata=None,
-        software=WORD,
+        path, pixels, photometric="rgb", rowsperstrip=64, description=OME.format(w=1024, h=1024).encode(),
+        metadata=None, software=WORD,
     )  # fmt: skip
 
 
@@ -149,13 +149,14 @@ def test_under_pseudonyms_no_name_stands_anywhere_and_the_key_tells_who_is_who(
     common = ["--out", out, "--tiles-store", "coordinates", *KNOBS]
     assert run("tile", manifest, "--pseudonymize", key, *common) == 3
     assert run("run", manifest, "--pseudonymize", key, "--resume", *common) == 3
-    assert run("map", out, "--set", "maps.threshold=0.4", "--device", "cpu", "--scheduler", "threads") == 3
+    assert run("map", out, "--set", "maps.threshold=0.4", "--scheduler", "threads") == 3
     said = capfd.readouterr()
     assert statuses(out) == ["ok"] * 3 + ["unreadable"] * 4
     assert found_in(out, WORD, NAME) == [] and NAME not in said.out + said.err
-    account, known = json.loads((out / "run.json").read_text()), list(csv.DictReader(key.read_text().splitlines()))
-    assert {entry["slide_id"] for entry in account["slides"]} == {r["pseudonym"] for r in known if r["kind"] == "slide"}
-    assert {entry["patient_id"] for entry in account["slides"]} == {known[-1]["pseudonym"]} != {NAME}
+    entries = json.loads((out / "run.json").read_text())["slides"]
+    told = {row["pseudonym"]: row["original"] for row in csv.DictReader(key.read_text().splitlines())}
+    assert sorted(told[entry["slide_id"]] for entry in entries) == [f"{NAME}-{n}" for n in range(7)]
+    assert {told[entry["patient_id"]] for entry in entries} == {NAME}
     assert key.stat().st_mode & 0o077 == 0
 
 

@@ -27,7 +27,8 @@ def go_on(run_folder: str, until: Stage, config_file: str | None, overrides: tup
         config = _own(account["config"], overrides, given)
     entries = [SlideEntry(**entry | {"mpp": entry["mpp"] and tuple(entry["mpp"])}) for entry in account["slides"]]
     classifier, about = load(config)
-    return work(entries, folder, config, classifier=classifier, model=about, until=until)
+    key = str(account.get("pseudonyms", ""))
+    return work(entries, folder, config, classifier=classifier, model=about, until=until, pseudonyms=key)
 
 
 def _own(knobs: dict[str, Any], overrides: tuple[str, ...], given: dict[str, Any]) -> Config:

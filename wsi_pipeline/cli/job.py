@@ -18,6 +18,7 @@ from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.report import write_report
 from wsi_pipeline.maps.tables import FAILED, write_failures, write_slides_table
 from wsi_pipeline.pipeline.folder import MARK, RunFolder, now
+from wsi_pipeline.pipeline.pseudonyms import pseudonymise, refuse_mixture
 from wsi_pipeline.pipeline.run import Scoring, Stage, pictures, run_cohort
 from wsi_pipeline.slide.cohort import SlideEntry
 
@@ -43,10 +44,15 @@ def work(
     classifier: Scoring | None = None,
     model: dict[str, Any] | None = None,
     until: Stage = "map",
+    pseudonyms: str = "",
 ) -> int:
-    """Take the cohort as far as `until`; write tables and report even when interrupted. Returns the exit code."""
+    """Take the cohort as far as `until`; write tables and report even when interrupted. Returns the exit code.
+
+    `pseudonyms` is the id of the key that the entries are hidden under, see `hidden`.
+    """
+    refuse_mixture(folder.account(), pseudonyms)
     entries = entries[: config.run.limit]
-    account = _account(entries, config, model or {})
+    account = _account(entries, config, model or {}) | {"pseudonyms": pseudonyms}
     folder.write_account(account)
     results: list[SlideResult] = []
     try:
@@ -58,6 +64,11 @@ def work(
         _close(folder, results, account | {"finished": now(), "until": until, "exit_code": code})
     _say(results, folder, shown.busy())
     return code
+
+
+def hidden(entries: list[SlideEntry], key_file: str | None, *, out: str) -> tuple[list[SlideEntry], str]:
+    """The entries under pseudonyms and their key's id, where --pseudonymize names a key file; else as they are."""
+    return (entries, "") if key_file is None else pseudonymise(entries, key_file, out=out)
 
 
 def _account(entries: Sequence[SlideEntry], config: Config, model: dict[str, Any]) -> dict[str, Any]:

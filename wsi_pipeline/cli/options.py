@@ -39,6 +39,12 @@ _FOLDER = [
     click.option("--resume", is_flag=True, help="Do only what is missing or has changed."),
     click.option("--overwrite", is_flag=True, help="Remove what an earlier run left in the folder."),
 ]
+_PSEUDONYMS = [
+    click.option(
+        "--pseudonymize", "key_file", metavar="KEYFILE", type=click.Path(),
+        help="Write no names of slides and patients; KEYFILE, a CSV outside --out, made if absent, tells who is who.",
+    ),
+]
 _KNOBS = {
     "mpp_default": "slide.mpp_default",
     "tiles_store": "tiles.store",
@@ -66,6 +72,7 @@ slide_options = _all(_SLIDES)
 machine_options = _all(_MACHINES)
 model_options = _all(_MODEL)
 folder_options = _all(_FOLDER)
+pseudonym_options = _all(_PSEUDONYMS)
 
 
 def resolve(config_file: str | None, overrides: tuple[str, ...], **given: Any) -> Config:

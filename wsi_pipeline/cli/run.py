@@ -10,14 +10,15 @@ from wsi_pipeline.cli import options
 @click.command("run")
 @click.argument("slides", type=click.Path())
 @options.folder_options
+@options.pseudonym_options
 @options.config_options
 @options.model_options
 @options.slide_options
 @options.machine_options
 @click.option("--dry-run", is_flag=True, help="Only tell what would be done; see `check`.")
 def command(
-    slides: str, out: str, resume: bool, overwrite: bool, config_file: str | None, overrides: tuple[str, ...],
-    dry_run: bool, **given: Any,
+    slides: str, out: str, resume: bool, overwrite: bool, key_file: str | None, config_file: str | None,
+    overrides: tuple[str, ...], dry_run: bool, **given: Any,
 ) -> int:  # fmt: skip
     """Tile, score and map SLIDES: a folder (searched recursively), a glob, one file, or a manifest CSV
     slide_id,path[,mpp,label,patient_id,split]."""
@@ -30,10 +31,11 @@ def command(
     entries = find_slides(slides, exclude=[Path(out)])
     if dry_run:
         return check(entries[: config.run.limit], config)
-    from wsi_pipeline.cli.job import work
+    from wsi_pipeline.cli.job import hidden, work
     from wsi_pipeline.cli.model import load
     from wsi_pipeline.pipeline.folder import open_run_folder
 
+    entries, key = hidden(entries[: config.run.limit], key_file, out=out)
     classifier, about = load(config)
     folder = open_run_folder(out, resume=resume, overwrite=overwrite)
-    return work(entries, folder, config, classifier=classifier, model=about)
+    return work(entries, folder, config, classifier=classifier, model=about, pseudonyms=key)

@@ -10,20 +10,23 @@ from wsi_pipeline.cli import options
 @click.command("tile")
 @click.argument("slides", type=click.Path())
 @options.folder_options
+@options.pseudonym_options
 @options.config_options
 @options.slide_options
 @options.machine_options
 def command(
-    slides: str, out: str, resume: bool, overwrite: bool, config_file: str | None, overrides: tuple[str, ...],
-    **given: Any,
+    slides: str, out: str, resume: bool, overwrite: bool, key_file: str | None, config_file: str | None,
+    overrides: tuple[str, ...], **given: Any,
 ) -> int:  # fmt: skip
     """Only find tissue and cut tiles of SLIDES into Zarr stores; `score` and `map` go on from there."""
     from pathlib import Path
 
-    from wsi_pipeline.cli.job import work
+    from wsi_pipeline.cli.job import hidden, work
     from wsi_pipeline.pipeline.folder import open_run_folder
     from wsi_pipeline.slide.cohort import find_slides
 
     config = options.resolve(config_file, overrides, **given)
     entries = find_slides(slides, exclude=[Path(out)])
-    return work(entries, open_run_folder(out, resume=resume, overwrite=overwrite), config, until="tile")
+    entries, key = hidden(entries[: config.run.limit], key_file, out=out)
+    folder = open_run_folder(out, resume=resume, overwrite=overwrite)
+    return work(entries, folder, config, until="tile", pseudonyms=key)

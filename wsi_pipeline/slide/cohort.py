@@ -202,6 +202,8 @@ def _row(path: Path, number: int, row: dict[str, str]) -> SlideEntry:
             f"{path.name}, row {number}: slide_id {slide_id!r} cannot be a file name; "
             f"use at most {_MAX_ID_BYTES} bytes without separators, such as {_safe(slide_id)!r}"
         )
+    if "\0" in where:
+        raise ConfigError(f"{path.name}, row {number}: a path with a NUL in it; correct it")
     x = _mpp(path, number, row, "mpp_x") or _mpp(path, number, row, "mpp")
     y = _mpp(path, number, row, "mpp_y") or _mpp(path, number, row, "mpp")
     if (x is None) != (y is None):

@@ -10,6 +10,7 @@ from wsi_pipeline.errors import SlideError
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ENDS_BYTES = 1 << 20
 _MAX_REASON = 200  # characters
+_SHORT_NAME = 3  # a name of fewer characters tells nothing, and stands in half the words of a message
 
 
 def check_file(path: Path) -> None:
@@ -60,12 +61,26 @@ def shown(path: Path) -> str:
 
 
 def reason(error: Exception, path: Path) -> str:
-    """What a library says of a file, in one line, without the folders it lies in."""
+    """What a library says of a file, in one line, without the folders it lies in or what a link leads to."""
     said = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
-    for folder in {str(path.parent), os.path.dirname(os.path.realpath(path))} - {os.sep}:
-        said = said.replace(folder + os.sep, "")
+    if path.parent.name:
+        said = said.replace(f"{path.parent}{os.sep}", "")
+    said = by_own_name(said, path)
     line = " ".join("".join(mark if mark.isprintable() else " " for mark in said).split())
     return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}..."
+
+
+def by_own_name(text: str, path: Path) -> str:
+    """The text with a link's own name wherever it has that of the file which the link leads to."""
+    try:
+        target = Path(os.path.realpath(path))
+    except (OSError, ValueError):  # a name with a NUL leads nowhere
+        return text
+    if target.parent.name:
+        text = text.replace(f"{target.parent}{os.sep}", "")
+    if target.stem == path.stem or len(target.stem) < _SHORT_NAME:
+        return text
+    return text.replace(target.stem, path.stem)
 
 
 def _read(path: Path, start: int, count: int) -> bytes:

@@ -5,6 +5,7 @@ import logging
 import math
 import re
 import struct
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,12 +117,13 @@ class TiffPixels:
         self._path = Path(path)
         with told_as_slide_error(self._path):
             self._file = tifffile.TiffFile(self._path)
+            self._close = weakref.finalize(self, self._file.close)  # also where a thread ends with it open
             try:
                 _, series = _main_series(self._file)
                 self._levels = [PiecesOfPage(level.keyframe) for level in _levels(series)]
                 self.icc_profile: bytes | None = series.keyframe.iccprofile
             except _BAD_FILE:
-                self._file.close()
+                self._close()
                 raise
 
     def read(self, x: int, y: int, level: int, size_px: tuple[int, int]) -> np.ndarray:
@@ -135,7 +137,7 @@ class TiffPixels:
     def close(self) -> None:
         """Close the file and forget what was decoded."""
         self._levels = []
-        self._file.close()
+        self._close()
 
 
 def _main_series(tiff: tifffile.TiffFile) -> tuple[int, Any]:
