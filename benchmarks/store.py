@@ -16,7 +16,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from benchmarks.slides import a_slide, tissue_block
-from benchmarks.timing import Benchmark, Result, arguments, finish, rounds, take_turns
+from benchmarks.timing import Benchmark, Result, Way, arguments, finish, rounds, take_turns
 from wsi_pipeline.cluster import open_cluster
 from wsi_pipeline.slide.reader import open_slide
 from wsi_pipeline.slide.tissue import TissueMask
@@ -90,7 +90,7 @@ def writing(folder: Path, store: TileStore, tiles: np.ndarray, turns: int) -> Re
             array[start : start + SHARD] = tiles[start : start + SHARD]
         return len(tiles)
 
-    ways = {"own": partial(write_all, store, tiles), "zarr, file a tile": a_file_a_tile, "zarr, shards": in_shards}
+    ways: dict[str, Way] = {"own": partial(write_all, store, tiles), "zarr, file a tile": a_file_a_tile, "zarr, shards": in_shards}
     rates = take_turns(ways, rounds=turns)
     return Result("write, zstd 1, batches of 64", "tile", "own", "zarr, file a tile", rates, 4.0)
 
@@ -115,8 +115,9 @@ def reading(folder: Path, store: TileStore, tiles: np.ndarray, turns: int) -> Re
             array[start:stop]
         return len(tiles)
 
-    ways = {"own": own, "zarr, file a tile": one_by_one, "zarr, our shards": in_shards}
-    return Result("read back in batches of 64", "tile", "own", "zarr, file a tile", take_turns(ways, rounds=turns), 4.0)
+    ways: dict[str, Way] = {"own": own, "zarr, file a tile": one_by_one, "zarr, our shards": in_shards}
+    rates = take_turns(ways, rounds=turns)
+    return Result("read back in batches of 64", "tile", "own", "zarr, file a tile", rates, 4.0)
 
 
 def copying(folder: Path, path: Path, store: TileStore, turns: int) -> Result:

@@ -164,7 +164,8 @@ def versions() -> dict[str, str]:
 
 
 def _result_as_dict(result: Result) -> dict[str, Any]:
-    ratio: dict[str, Any] = {"median": result.ratio, "low": min(result.ratios), "high": max(result.ratios), "rounds": result.ratios}
+    found = result.ratios
+    ratio: dict[str, Any] = {"median": result.ratio, "low": min(found), "high": max(found), "rounds": found}
     return {
         "name": result.name,
         "unit": f"{result.unit}/s",
@@ -173,7 +174,7 @@ def _result_as_dict(result: Result) -> dict[str, Any]:
         "ratio": {key: _rounded(value) for key, value in ratio.items()},
         "target": result.target,
         "reached": result.reached,
-        "rates": {way: _rounded(list(found)) for way, found in result.rates.items()},
+        "rates": {way: _rounded(list(rates)) for way, rates in result.rates.items()},
         "notes": result.notes,
     }
 

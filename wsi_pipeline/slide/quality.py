@@ -40,12 +40,12 @@ def glass_colour(rgb: np.ndarray) -> tuple[float, float, float]:
     """
     thin = _thinned(rgb)
     bright = thin[_is_glass(thin)]
-    scanned = bright[bright.min(axis=1) < PURE_WHITE]
+    scanned = bright[channel_range(bright)[1] < PURE_WHITE]
     if len(scanned) > LEAST_SCANNED * len(bright):
         bright = scanned
     if len(bright) < LEAST_GLASS * thin[..., 0].size:
         return GLASS
-    grey = grey_of(bright[None])[0]
+    grey = grey_of(bright)
     mode = np.bincount(grey, minlength=256).argmax()
     red, green, blue = np.median(bright[np.abs(grey.astype(int) - mode) <= 3], axis=0)
     return float(red), float(green), float(blue)
@@ -85,7 +85,7 @@ def find_pen(rgb: np.ndarray, mpp_px: tuple[float, float]) -> dict[str, np.ndarr
 
 def _thinned(rgb: np.ndarray) -> np.ndarray:
     """At least 500 pixels of each axis, evenly taken: enough to know what is common."""
-    return rgb[:: max(1, rgb.shape[0] // 500), :: max(1, rgb.shape[1] // 500)]
+    return np.ascontiguousarray(rgb[:: max(1, rgb.shape[0] // 500), :: max(1, rgb.shape[1] // 500)])
 
 
 def _is_glass(rgb: np.ndarray) -> np.ndarray:
