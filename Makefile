@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY = .venv/bin/python
 STAMP = .venv/.installed
 
-.PHONY: demo test test-big check clean
+.PHONY: demo test test-big bench bench-quick check clean
 
 demo: $(STAMP)  ## draw a cohort of synthetic slides, run everything, print measured against true areas
 	$(PY) -m wsi_pipeline demo --out runs/demo --overwrite
@@ -13,6 +13,12 @@ test: $(STAMP)  ## the tests; offline, no GPU
 
 test-big: $(STAMP)  ## the 40,000 px slide: minutes, and about 8 GB of disk
 	$(PY) -m pytest -q -s -m big
+
+bench: $(STAMP)  ## what is faster than what, as ratios of runs in turns; results as JSON
+	$(PY) -m benchmarks --json runs/bench
+
+bench-quick: $(STAMP)  ## the same, each under a minute
+	$(PY) -m benchmarks --quick --json runs/bench-quick
 
 check: $(STAMP)  ## style, types, layers
 	$(PY) -m ruff check .
