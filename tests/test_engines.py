@@ -106,9 +106,9 @@ def test_auto_is_onnx_on_a_cpu_and_onnx_is_refused_on_a_gpu() -> None:
 
 def test_compiled_for_one_size_smaller_batches_are_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, tiles, seen = TorchEngine(a_checkpoint(), CPU), some_tiles(4, 64), []
-    whole, model = engine.forward(tiles, 64), engine._model
+    whole, model = engine.forward(tiles, 64), engine.model
     monkeypatch.setattr(engine, "_full", 0)
-    monkeypatch.setattr(engine, "_model", lambda planes: seen.append(len(planes)) or model(planes))
+    monkeypatch.setattr(engine, "model", lambda planes: seen.append(len(planes)) or model(planes))
     found = np.concatenate([engine.forward(tiles[:3], 64), engine.forward(tiles[3:], 64)])
     assert seen == [3, 3]
     np.testing.assert_allclose(found, whole, atol=1e-5)
@@ -116,15 +116,14 @@ def test_compiled_for_one_size_smaller_batches_are_filled_up(monkeypatch: pytest
 
 def out_of_memory_above(limit: int, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU whose memory holds `limit` tiles, and which is given all at once."""
-    model = engine._model
+    model = engine.model
 
     def forward(planes: torch.Tensor) -> torch.Tensor:
         if len(planes) > limit:
             raise torch.cuda.OutOfMemoryError("no memory")
         return model(planes)
 
-    engine.most = 1 << 30
-    monkeypatch.setattr(engine, "_model", forward)
+    monkeypatch.setattr(engine, "model", forward)
 
 
 def test_out_of_memory_halves_the_batch_and_keeps_every_row(

@@ -43,7 +43,9 @@ class SlideKnobs(Section):
         "auto", "JPEG tiles of Aperio and generic TIFF are read directly, same pixels; or OpenSlide for all it opens"
     )
     reduced_decode: bool = knob(
-        False, "reduce by 2, 4, 8 in the JPEG decoder where no level fits: faster, softer than Lanczos, other pixels"
+        False,
+        "reduce by 2, 4, 8 in the JPEG decoder where no level fits: 8 times as fast as by Lanczos, but other pixels; "
+        "the demo model's probabilities moved by 0.0002 on average and 0.014 at most, on drawn slides",
     )
 
 
@@ -85,7 +87,9 @@ class ModelKnobs(Section):
 
     checkpoint: str = knob("demo", "a folder or file of ours, or the name of a model in the box")
     resample: bool = knob(False, "allow tiles of another size or scale to be reduced to the model's")
-    batch: int = knob(16, "tiles scored at once", unit="tiles", ge=1, le=4096)
+    batch: int | None = knob(
+        None, "tiles scored at once; 16 on a CPU and 256 on a GPU when not given", unit="tiles", ge=1, le=4096
+    )
     device: str = knob("auto", "auto, cpu, cuda or cuda:N")
     engine: Literal["auto", "torch", "onnx"] = knob(
         "auto", "what computes: ONNX Runtime on a CPU and torch on a GPU, or the one named; the same scores"

@@ -7,7 +7,7 @@ from wsi_pipeline.errors import StoreError
 from wsi_pipeline.learn.checkpoint import load_checkpoint
 from wsi_pipeline.scores.adaptive import Adaptive
 from wsi_pipeline.scores.engines import EngineName, pick_device
-from wsi_pipeline.scores.infer import Scorer, score_tiles
+from wsi_pipeline.scores.infer import BATCH, Scorer, score_tiles
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
 from wsi_pipeline.tiles.store import open_store
 
@@ -21,7 +21,7 @@ class Classifier:
     """
 
     def __init__(
-        self, where: str, *, device: str, batch: int, resample: bool,
+        self, where: str, *, device: str, batch: int | None, resample: bool,
         engine: EngineName = "auto", compiled: bool = False, adaptive: Adaptive | None = None,
     ) -> None:  # fmt: skip
         checkpoint = load_checkpoint(where)
@@ -33,7 +33,7 @@ class Classifier:
         self.device = str(pick_device(device))
         self._scorer = Scorer(checkpoint, pick_device(device), engine, compiled=compiled)
         self.engine = self._scorer.engine.name
-        self._batch = batch
+        self._batch = batch or BATCH.get(pick_device(device).type, 16)
         self._resample = resample
         self._adaptive = adaptive
 

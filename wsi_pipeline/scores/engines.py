@@ -24,7 +24,6 @@ from wsi_pipeline.learn.fold import FromPixels, folded, in_half
 from wsi_pipeline.scores.graph import densenet_graph
 
 EngineName = Literal["auto", "torch", "onnx"]
-_EVERYTHING = 1 << 30
 _TORCH_PIECE = 4  # most tiles in one pass of torch on a CPU: more would fault fresh memory in page by page
 _ONNX_PIXELS = 256 * 256  # in one pass of ONNX Runtime: one tile of 256 px was as fast as 4 or 8, or faster
 _GPU_LANES = 2  # one batch computes while the next is uploaded
@@ -43,8 +42,8 @@ class Engine(Protocol):
     name: str
     lanes: int
 
-    def piece(self, px: int) -> int:
-        """Most tiles of px x px in one call."""
+    def piece(self, px: int, of: int) -> int:
+        """How many tiles of px x px to give to one call, when `of` are to be divided."""
         ...
 
     def enter_lane(self) -> None:
@@ -98,8 +97,8 @@ class OnnxEngine:
         self._sessions: dict[bool, onnxruntime.InferenceSession] = {}
         self._building = threading.Lock()
 
-    def piece(self, px: int) -> int:
-        return max(1, _ONNX_PIXELS // px**2)
+    def piece(self, px: int, of: int) -> int:
+        return max(1, min(_ONNX_PIXELS // px**2, -(-of // self.lanes)))
 
     def enter_lane(self) -> None:
         torch.set_num_threads(1)  # torch only reduces tiles here
@@ -134,20 +133,20 @@ class TorchEngine:
         """Loads the weights onto `device`. `compiled`: by torch.compile, a minute at the first batch."""
         self.device = device
         self.lanes = cores() if device.type == "cpu" else _GPU_LANES
-        self.most = _TORCH_PIECE if device.type == "cpu" else _EVERYTHING  # tiles a pass; less once memory was full
+        self.most = 1 << 30  # tiles in a pass; less once the memory was full
         network = folded(build_model(checkpoint))
         self._half = half
         model: nn.Module = FromPixels(
             network if half is None else in_half(network, half), checkpoint.mean, checkpoint.std, half
         )
         model = model.to(memory_format=torch.channels_last).to(device).eval()
-        self._model = torch.compile(model, dynamic=False) if compiled else model
+        self.model = torch.compile(model, dynamic=False) if compiled else model
         self._full = 0 if compiled else None  # compiled for one size of batch: smaller ones are filled up
         self._launching = threading.Lock()
         self._lane = threading.local()
 
-    def piece(self, px: int) -> int:
-        return self.most
+    def piece(self, px: int, of: int) -> int:
+        return max(1, min(_TORCH_PIECE, -(-of // self.lanes))) if self.device.type == "cpu" else of
 
     def enter_lane(self) -> None:
         if self.device.type == "cpu":
@@ -175,7 +174,7 @@ class TorchEngine:
         with torch.inference_mode(), self._stream():
             pixels = self._uploaded(self._filled(tiles))
             with self._launching if self.device.type == "cuda" else nullcontext():
-                logits = self._model(reduced(pixels.permute(0, 3, 1, 2).float(), px))
+                logits = self.model(reduced(pixels.permute(0, 3, 1, 2).float(), px))
             return np.asarray(logits[: len(tiles)].float().cpu().numpy())
 
     def _uploaded(self, tiles: np.ndarray) -> Tensor:

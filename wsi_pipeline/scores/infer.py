@@ -21,6 +21,7 @@ from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store import TileStore
 
 MPP_TOLERANCE = 0.05  # objectives called 20x and 40x differ by about as much between scanners
+BATCH = {"cpu": 16, "cuda": 256}  # tiles read at a time and, on a GPU, scored at once
 _READERS = {"cpu": 1, "cuda": 4}  # threads reading ahead: on a CPU the network needs the cores
 _AHEAD = 2  # batches in the queue for each reader
 
@@ -73,7 +74,7 @@ class Scorer:
 
     def submit(self, tiles: np.ndarray, px: int) -> list["Future[Part]"]:
         """Start on tiles (n, H, W, 3) uint8 RGB, reduced to px x px first, divided among the lanes in order."""
-        piece = min(self.engine.piece(px), max(1, -(-len(tiles) // self.engine.lanes)))
+        piece = max(1, self.engine.piece(px, len(tiles)))
         parts = (tiles[start : start + piece] for start in range(0, len(tiles), piece))
         return [self._lanes.submit(self._timed, part, px) for part in parts]
 

@@ -1,0 +1,141 @@
+"""Images a second of a DenseNet-121 on a GPU, batch by batch, and the roofline that bounds it.
+
+`python -m benchmarks.gpu [--quick] [--device cuda:0] [--json FOLDER]`; without a GPU it says so and measures nothing,
+unless `--device cpu` is asked for, which tries the same code.
+
+The roofline: bytes that the folded network must move at the measured copy rate, or its operations at the measured
+rate of matrix products, whichever takes longer. Fused: each block's convolutions read what they need and write what
+they make once; unfused: every layer reads its input and writes its output.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.networks import layer_sizes, random_checkpoint
+from benchmarks.timing import Benchmark, Result, arguments, finish, rounds, take_turns
+from wsi_pipeline.learn.checkpoint import build_model
+from wsi_pipeline.learn.fold import folded
+from wsi_pipeline.scores.engines import TorchEngine, pick_device
+from wsi_pipeline.scores.infer import Scorer
+
+PX = 224
+BATCHES, QUICK_BATCHES = (64, 128, 256, 512, 1024), (64, 256)
+BYTES = 2  # of a value in bfloat16
+
+
+def main(args: Sequence[str] | None = None) -> Benchmark:
+    options = {
+        "device": {"default": "", "help": "cuda:N, or cpu to try the code"},
+        "px": {"type": int, "default": PX, "help": "side of an image"},
+        "batches": {"type": int, "nargs": "+", "help": "sizes of batch"},
+    }
+    asked = arguments(__doc__ or "", args, **options)
+    benchmark = Benchmark("gpu", asked.quick, {"px": asked.px})
+    if not asked.device and not torch.cuda.is_available():
+        benchmark.settings["gpu"] = "not measured: no GPU here"
+    else:
+        device = pick_device(asked.device or "cuda")
+        batches = asked.batches or (QUICK_BATCHES if asked.quick else BATCHES)
+        benchmark.settings |= {"device": device_name(device), "roofline": roofline(device, asked.px)}
+        benchmark.results = [sweep(device, asked.px, batch, rounds(asked.quick)) for batch in batches]
+    finish(benchmark, asked.json)
+    return benchmark
+
+
+def sweep(device: torch.device, px: int, batch: int, turns: int) -> Result:
+    """One size of batch: images already on the device, and from uint8 in memory as in a run."""
+    checkpoint = random_checkpoint("densenet121", px)
+    half, on_gpu = torch.bfloat16, device.type == "cuda"
+    engine = TorchEngine(checkpoint, device, half=half, compiled=on_gpu)
+    plain = build_model(checkpoint).to(device)
+    images = torch.randint(0, 256, (batch, 3, px, px), device=device).float().to(memory_format=torch.channels_last)
+    scorer = Scorer(checkpoint, device, "torch", compiled=on_gpu)
+    tiles = np.random.default_rng(0).integers(0, 256, (4 * batch, px, px, 3), dtype=np.uint8)
+
+    def from_memory() -> float:
+        parts = [
+            part for start in range(0, len(tiles), batch) for part in scorer.submit(tiles[start : start + batch], px)
+        ]
+        return float(sum(len(part.result()[0]) for part in parts))
+
+    ways = {
+        "bf16, on the device": lambda: passes(engine.model, images, device),
+        "run's engine, from memory": from_memory,
+        "float32, NCHW, eager": lambda: passes(plain, images.contiguous() / 255, device),
+    }
+    own, *_, other = ways
+    return Result(f"densenet121, batch {batch}", "image", own, other, take_turns(ways, rounds=turns))
+
+
+def passes(model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, device: torch.device) -> float:
+    """Four passes, waited for at the end."""
+    with torch.inference_mode():
+        for _ in range(4):
+            model(images)
+    wait(device)
+    return 4.0 * len(images)
+
+
+def roofline(device: torch.device, px: int) -> dict[str, float]:
+    """Images a second that copying and multiplying allow, from rates measured here."""
+    copied, multiplied = copy_rate(device), multiply_rate(device)
+    unfused, fused, operations = traffic(folded(build_model(random_checkpoint("densenet121", px))), px)
+    found = {
+        "copy_bytes_per_s": copied,
+        "matrix_flop_per_s": multiplied,
+        "bytes_per_image_unfused": unfused,
+        "bytes_per_image_fused": fused,
+        "flop_per_image": operations,
+        "images_per_s_unfused": 1 / max(unfused / copied, operations / multiplied),
+        "images_per_s_fused": 1 / max(fused / copied, operations / multiplied),
+    }
+    return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
+def traffic(model: nn.Module, px: int) -> tuple[float, float, float]:
+    """Bytes an image moves with every layer by itself, with convolutions alone, and its operations."""
+    sizes = layer_sizes(model, px)
+    unfused = sum(size["read"] + size["written"] for size in sizes if size["kind"] != "Identity")
+    fused = sum(size["read"] + size["written"] for size in sizes if size["kind"] == "Conv2d")
+    return BYTES * float(unfused), BYTES * float(fused), 2.0 * sum(size["macs"] for size in sizes)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second, read and written, of a copy on the device."""
+    source = torch.zeros(1 << (28 if device.type == "cuda" else 22), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * per_second(lambda: target.copy_(source), device)
+
+
+def multiply_rate(device: torch.device) -> float:
+    """Operations a second of large bfloat16 matrix products."""
+    side = 8192 if device.type == "cuda" else 256
+    left, right = (torch.rand(side, side, device=device).bfloat16() for _ in range(2))
+    return 2.0 * side**3 * per_second(lambda: left @ right, device)
+
+
+def per_second(work: Callable[[], object], device: torch.device, times: int = 20) -> float:
+    work()
+    wait(device)
+    started = time.perf_counter()
+    for _ in range(times):
+        work()
+    wait(device)
+    return times / (time.perf_counter() - started)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Slides of 10,000, 20,000 and 40,000 px through `run`: time for a tile and peak memory as the work grows.
+
+`python -m benchmarks.growth [--quick] [--slide FILE] [--store pixels|jpeg|coordinates] [--json FOLDER]`
+
+The time is the slide's own, without imports. Written to a scratch folder: about 5 GB for the largest as pixels.
+"""
+
+import csv
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.processes import watch
+from benchmarks.slides import a_slide, tissue_block
+from benchmarks.timing import Benchmark, Result, arguments, finish
+
+SIDES, QUICK_SIDES = (10_000, 20_000, 40_000), (2_500, 5_000, 7_500)
+
+
+@dataclass(frozen=True)
+class Grown:
+    """One run of one size."""
+
+    tiles: int
+    seconds: float
+    peak_gib: float
+
+
+def main(args: Sequence[str] | None = None) -> Benchmark:
+    options = {
+        "slide": {"help": "take the tissue from this slide, not a drawn one"},
+        "rounds": {"type": int, "default": 1, "help": "how often each size is run"},
+        "store": {"default": "jpeg", "help": "what of the tiles is kept"},
+    }
+    asked = arguments(__doc__ or "", args, **options)
+    sides = QUICK_SIDES if asked.quick else SIDES
+    benchmark = Benchmark("growth", asked.quick, {"tissue": Path(asked.slide).name if asked.slide else "drawn"})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        block = tissue_block(folder, 2048, asked.slide)
+        found = {side: [one(folder, block, side, asked.store) for _ in range(asked.rounds)] for side in sides}
+    rates = {f"{side:,} px": [run.tiles / run.seconds for run in runs] for side, runs in found.items()}
+    peak = {f"{side:,} px": round(statistics.median(run.peak_gib for run in runs), 2) for side, runs in found.items()}
+    benchmark.settings |= {"peak_gib": peak, "tiles": {f"{side:,} px": runs[0].tiles for side, runs in found.items()}}
+    small, *_, large = rates
+    note = f"linear is 1; peak memory {peak[large]} GiB against {peak[small]} GiB"
+    benchmark.results = [Result("tiles a second, largest against smallest", "tile", large, small, rates, 0.9, note)]
+    finish(benchmark, asked.json)
+    return benchmark
+
+
+def one(folder: Path, block: np.ndarray, side: int, store: str) -> Grown:
+    """One slide drawn, run and removed."""
+    slide = a_slide(folder, "a.tif", block, side_px=side)
+    command = [sys.executable, "-m", "wsi_pipeline", "run", str(slide), "--out", str(folder / "run"), "--overwrite"]
+    ran = watch([*command, "--tiles-store", store], folder / "log.txt")
+    with (folder / "run" / "slides.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    return Grown(int(row["tiles"]), float(row["seconds"]), ran.peak_gib)
+
+
+if __name__ == "__main__":
+    main()
