@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.slide.files import check_file, hash_ends, is_tiff, real_target, reason, shown
+from wsi_pipeline.slide.files import by_own_name, check_file, hash_ends, is_tiff, real_target, reason, shown
 
 
 def test_a_loop_of_links_is_told_and_not_followed(tmp_path: Path) -> None:
@@ -67,3 +67,11 @@ def test_names_and_reasons_are_one_line_without_folders(tmp_path: Path) -> None:
     assert reason(FileNotFoundError(2, "gone", str(path)), path) == "gone"
     assert reason(ValueError("x" * 500), path) == "x" * 200 + "..."
     assert reason(ValueError(), path) == "ValueError"
+
+
+def test_a_link_is_spoken_of_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "case.mrxs").symlink_to(tmp_path / "real" / "Roe.mrxs")
+    said = f"cannot open {tmp_path}/real/Roe/Slidedat.ini of Roe.mrxs, no Roentgen"
+    assert by_own_name(said, tmp_path / "case.mrxs") == "cannot open case/Slidedat.ini of case.mrxs, no Roentgen"
+    assert by_own_name("as it is", Path("a\0b")) == "as it is"

@@ -97,8 +97,9 @@ def _may_hold_slides(name: str) -> bool:
 
 
 def _is_run_folder(folder: Path) -> bool:
+    account = folder / "run.json"
     try:
-        return "wsi_pipeline" in json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return account.is_file() and "wsi_pipeline" in json.loads(account.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
 
@@ -114,7 +115,7 @@ def _one_a_series(paths: list[Path]) -> Iterator[Path]:
     for files in series.values():
         known: set[str] = set()
         for path in sorted(files):
-            identity = slide_identity(path) if len(files) > 1 else None
+            identity = slide_identity(path) if len(files) > 1 and path.is_file() else None
             if identity is None or identity not in known:
                 yield path
             if identity:

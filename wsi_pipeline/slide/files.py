@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def by_own_name(text: str, path: Path) -> str:
         text = text.replace(f"{target.parent}{os.sep}", "")
     if target.stem == path.stem or len(target.stem) < _SHORT_NAME:
         return text
-    return text.replace(target.stem, path.stem)
+    return re.sub(rf"(?<!\w){re.escape(target.stem)}(?!\w)", lambda _: path.stem, text)
 
 
 def _read(path: Path, start: int, count: int) -> bytes:

@@ -12,7 +12,7 @@ import openslide
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.slide.describe import Facts
-from wsi_pipeline.slide.files import real_target, reason, shown
+from wsi_pipeline.slide.files import check_file, real_target, reason, shown
 from wsi_pipeline.slide.pieces import over_white
 from wsi_pipeline.slide.tiff import TiffTags
 
@@ -109,6 +109,7 @@ def _open(path: Path) -> openslide.OpenSlide:
     try:
         return openslide.OpenSlide(real_target(path))
     except _FAILED as error:
+        check_file(path)  # it may be gone by now, and OpenSlide does not tell
         said = f"OpenSlide cannot open it ({reason(error, path)}); get a fresh copy"
         raise SlideError(f"{shown(path)}: {said}") from error
 
