@@ -115,6 +115,7 @@ class DirectPixels:
         self._levels = levels
         self._kept: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
+        self._passed = 0, 0, 1  # level, tile and reduction from which on tiles may be wanted again
         self._free: dict[tuple[int, ...], list[np.ndarray]] = {}
         self.decoded = 0  # tiles, for whoever wants to know what a walk over the slide costs
 
@@ -140,6 +141,7 @@ class DirectPixels:
         cols, rows = (side // reduction for side in info.tile)
         right = min(x + size_px[0], info.size[0] // reduction)
         bottom = min(y + size_px[1], info.size[1] // reduction)
+        self._passed = level, max(y, 0) // rows * info.across, reduction
         region = np.empty((size_px[1], size_px[0], 3), np.uint8)
         if info.gaps or x < 0 or y < 0 or (right - x, bottom - y) != size_px:
             region[:] = WHITE
@@ -206,8 +208,12 @@ class DirectPixels:
         return room
 
     def _room(self, shape: tuple[int, int, int]) -> np.ndarray:
-        """Memory for one more tile: that of the oldest, once all there may be is taken."""
-        while self._kept and self._kept_bytes >= _KEPT_BYTES:
+        """Memory for one more tile: that of the oldest, once it is passed or all there may be is taken.
+
+        Slides are read row by row, so tiles above the row that is read now are not wanted again; and the less
+        memory is in use, the more of it is in the cache of the processor.
+        """
+        while self._kept and (self._kept_bytes >= _KEPT_BYTES or self._is_passed(next(iter(self._kept)))):
             oldest = self._kept.popitem(last=False)[1]
             self._kept_bytes -= oldest.nbytes
             self._free.setdefault(oldest.shape, []).append(oldest)
@@ -215,6 +221,10 @@ class DirectPixels:
         if not free:
             free.extend(np.empty((max(1, _BLOCK_BYTES // math.prod(shape)), *shape), np.uint8))
         return free.pop()
+
+    def _is_passed(self, key: tuple[int, int, int]) -> bool:
+        level, tile, reduction = self._passed
+        return key[0] != level or key[1] < tile or key[2] != reduction
 
     def _jpeg(self, info: JpegLevel, index: int) -> bytes:
         os.lseek(self._file, int(info.offsets[index]), os.SEEK_SET)

@@ -247,7 +247,7 @@ def _any_within(mask: np.ndarray, window: int, axis: int) -> np.ndarray:
 
 def _pen_warnings(pen: dict[str, np.ndarray], mask: np.ndarray, cell_um: tuple[float, float]) -> list[str]:
     """One line for each colour of ink found, with its area."""
-    cell_mm2, stained = cell_um[0] * cell_um[1] * 1e-6, max(np.count_nonzero(mask), 1)
+    cell_mm2, stained = cell_um[0] * cell_um[1] * 1e-6, max(int(np.count_nonzero(mask)), 1)
     warnings = []
     for colour, mark in pen.items():
         line = f"{colour} pen marks of {mark.sum() * cell_mm2:.2f} mm2 left out"
