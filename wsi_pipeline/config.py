@@ -17,6 +17,10 @@ from pydantic.fields import FieldInfo
 
 from wsi_pipeline.errors import ConfigError
 
+_MAX_YAML = 2**20  # characters
+_MAX_SAID = 300  # characters of what was got, in a message
+_NO_YAML = (yaml.YAMLError, ArithmeticError, RecursionError, ValueError)  # all that its reader was seen to raise
+
 
 def knob(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:
     """A field with its meaning, unit and limits beside it."""
@@ -102,6 +106,11 @@ class ModelKnobs(Section):
     adaptive_tolerance: float = knob(
         0.1, "neighbours whose P(cancer) differ by more are refined", unit="probability", ge=0, le=1
     )
+    dense: bool = knob(
+        False,
+        "from tiles side by side, a map at a stride of 32 px for one pass over them; near a tile's border the "
+        "scores differ from those of windows scored by themselves",
+    )
     compiled: bool = knob(False, "torch: compile the network; a minute at the start, faster from then on")
 
 
@@ -152,6 +161,12 @@ class Config(Section):
             raise ValueError(f"run.scheduler: got {scheduler!r}; use local, threads or tcp://host:port")
         return self
 
+    @model_validator(mode="after")
+    def _dense_alone(self) -> "Config":
+        if self.model.dense and (self.model.adaptive or self.stride_px != self.tiles.tile_px):
+            raise ValueError("model.dense: has a stride of 32 px of its own; leave tiles.stride_px and model.adaptive")
+        return self
+
     @property
     def stride_px(self) -> int:
         """Step from tile to tile in pixels at the tiles' scale."""
@@ -198,6 +213,8 @@ def scoring_key(config: Config, tiles: str, checkpoint_id: str) -> str:
     known: dict[str, Any] = {"tiles": tiles, "checkpoint": checkpoint_id}
     if config.model.adaptive:
         known["adaptive"] = (config.model.adaptive_tolerance, config.maps.threshold)
+    if config.model.dense:
+        known["dense"] = config.tiles.min_tissue
     return digest(known)
 
 
@@ -242,16 +259,30 @@ def as_yaml(config: Section) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            found = _parse_yaml(file.read(_MAX_YAML + 1))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config an existing YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from None
+    except _NO_YAML as error:
+        raise ConfigError(f"{path}: is no valid YAML: {_short(' '.join(str(error).split()))}") from None
     if found is None:
         return {}
     if not isinstance(found, dict) or not all(isinstance(v, dict | None) for v in found.values()):
         raise ConfigError(f"{path}: sections with knobs are expected, such as 'tiles:' with 'mpp: 0.5' below it")
     return {str(section): dict(values or {}) for section, values in found.items()}
+
+
+def _parse_yaml(text: str) -> Any:
+    """Plain values; no aliases, by which a few lines can stand for gigabytes."""
+    if len(text) > _MAX_YAML:
+        raise ValueError(f"more than {_MAX_YAML:,} characters")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("an alias (*name); write the value out")
+    return yaml.safe_load(text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_SAID else f"{text[:_MAX_SAID]}..."
 
 
 def _override(knobs: dict[str, Any], text: str) -> None:
@@ -260,8 +291,8 @@ def _override(knobs: dict[str, Any], text: str) -> None:
     if not equals or not dot or not knob:
         raise ConfigError(f"--set {text}: use --set section.knob=value, such as --set tiles.mpp=0.5")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = _parse_yaml(value)
+    except _NO_YAML:
         parsed = value
     table = knobs.setdefault(section, {})
     *above, last = knob.split(".")
@@ -293,6 +324,6 @@ def _in_words(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
-        got = f" (got {item['input']!r})" if name else ""
+        got = f" (got {_short(repr(item['input']))})" if name else ""
         parts.append(f"{name}: {item['msg']}{got}" if name else str(item["msg"]).removeprefix("Value error, "))
     return "; ".join(parts)
