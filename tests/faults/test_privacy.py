@@ -111,6 +111,7 @@ def write_all(folder: Path, pixels: np.ndarray) -> list[Path]:
     (folder / f"{NAME}_4.svs").write_bytes(whole[: len(whole) // 2])
     (folder / f"{NAME}_5.svs").write_bytes(WORD.encode() * 100)
     tifffile.imwrite(folder / f"{NAME}_6.tif", pixels[..., 0], description=f"{WORD}|{TOLD}", metadata=None)
+    tifffile.imwrite(folder / f"{NAME}_8.tif", pixels, description=f'{{"shape": [{WORD}', metadata=None)
     (folder / f"{NAME}_7.svs").symlink_to(folder / f"{NAME}_gone.svs")
     return sorted(folder.iterdir())
 
@@ -131,7 +132,7 @@ def test_what_slides_tell_of_patients_reaches_no_output_log_or_page(
     write_all(tmp_path / "slides", pixels)
     assert found_in(tmp_path / "slides", WORD) != []
     assert run("run", tmp_path / "slides", "--out", tmp_path / "out", "--tiles-store", store, *KNOBS) == 3
-    assert statuses(tmp_path / "out") == ["ok"] * 3 + ["unreadable"] * 4
+    assert statuses(tmp_path / "out") == ["ok"] * 3 + ["unreadable"] * 5
     assert found_in(tmp_path / "out", WORD) == []
     said = capfd.readouterr()
     assert WORD not in said.out + said.err and f"{NAME}_1" in said.err
@@ -151,11 +152,11 @@ def test_under_pseudonyms_no_name_stands_anywhere_and_the_key_tells_who_is_who(
     assert run("run", manifest, "--pseudonymize", key, "--resume", *common) == 3
     assert run("map", out, "--set", "maps.threshold=0.4", "--scheduler", "threads") == 3
     said = capfd.readouterr()
-    assert statuses(out) == ["ok"] * 3 + ["unreadable"] * 4
+    assert statuses(out) == ["ok"] * 3 + ["unreadable"] * 5
     assert found_in(out, WORD, NAME) == [] and NAME not in said.out + said.err
     entries = json.loads((out / "run.json").read_text())["slides"]
     told = {row["pseudonym"]: row["original"] for row in csv.DictReader(key.read_text().splitlines())}
-    assert sorted(told[entry["slide_id"]] for entry in entries) == [f"{NAME}-{n}" for n in range(7)]
+    assert sorted(told[entry["slide_id"]] for entry in entries) == [f"{NAME}-{n}" for n in range(8)]
     assert {told[entry["patient_id"]] for entry in entries} == {NAME}
     assert key.stat().st_mode & 0o077 == 0
 

@@ -36,6 +36,7 @@ _BAD_FILE = (
     struct.error,
 )  # all that tifffile and its codecs were seen to raise on damaged files
 _UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "nm": 1e-3, "cm": 1e4, "m": 1e6}
+_QUOTED = re.compile("['\"].*")  # tifffile quotes a description that it cannot parse: what patient, what day
 _JPEG_2000 = (33003, 33004, 33005, 34712)
 _CODECS = {
     1: "none",
@@ -247,6 +248,7 @@ def told_as_slide_error(path: Path) -> Iterator[None]:
     except _BAD_FILE as error:
         if isinstance(error, SlideError):
             raise
-        raise SlideError(f"{shown(path)}: cannot be read as TIFF ({reason(error, path)}); get a fresh copy") from error
+        said = _QUOTED.sub("...", reason(error, path))
+        raise SlideError(f"{shown(path)}: cannot be read as TIFF ({said}); get a fresh copy") from error
     finally:
         log.removeFilter(silent)

@@ -84,7 +84,8 @@ class TileStore:
 
     def mask(self) -> TissueMask:
         """The tissue mask and the thumbnail that the grid was laid on."""
-        return read_tissue(zarr.open_group(self.path, mode="r"))
+        with _reading(Path(self.path)):
+            return read_tissue(zarr.open_group(self.path, mode="r"))
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Tiles start to stop: (n, tile_px, tile_px, 3) uint8 RGB, and (n,) bool, False where unreadable.
@@ -114,8 +115,8 @@ class TileStore:
         first, last = self.shards[shard]
         start, stop = max(start, first), min(stop, last)
         chunks = read_shard_file(self.shard_file(shard), self.shard_tiles, start - first, stop - first)
-        readable = np.asarray(zarr.open_array(self.path, path="readable", mode="r")[start:stop])
         with _reading(Path(self.path)):
+            readable = np.asarray(zarr.open_array(self.path, path="readable", mode="r")[start:stop])
             if self.codec == "zstd":
                 return decode_zstd(chunks, self.grid.tile_px), readable
             tiles, decoded = decode_jpeg(chunks, self.grid.tile_px)
@@ -276,7 +277,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn what a foreign or damaged group raises into a StoreError that says so."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:  # the last by decompressors
         raise StoreError(
             f"{path}: no tile store of this package, or damaged ({error!r}); remove it, or use another --out"
         ) from error
