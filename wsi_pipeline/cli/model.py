@@ -20,6 +20,8 @@ def load(config: Config) -> tuple[Classifier, dict[str, Any]]:
         engine=knobs.engine,
         compiled=knobs.compiled,
         adaptive=Adaptive(knobs.adaptive_tolerance, config.maps.threshold) if knobs.adaptive else None,
+        dense=knobs.dense,
+        min_tissue=config.tiles.min_tissue,
     )
     click.echo(f"model {classifier.name} ({classifier.id}) on {classifier.device}, by {classifier.engine}", err=True)
     if classifier.note:

@@ -66,6 +66,23 @@ class FromPixels(nn.Module):
         return out
 
 
+class PerCell(nn.Module):
+    """A DenseNet that answers for each cell of 32 x 32 px: (n, 3, H, W) -> logits (n, C, H // 32, W // 32).
+
+    The network's own answer is their mean, as the mean over the image and the classifier commute.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        whole: Any = model
+        self.features: nn.Module = whole.features
+        self.classifier: nn.Module = whole.classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.classifier(torch.relu(self.features(x)).permute(0, 2, 3, 1))
+        return found.permute(0, 3, 1, 2)
+
+
 class _InFloat32(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.float()

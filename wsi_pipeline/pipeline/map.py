@@ -16,6 +16,7 @@ from wsi_pipeline.maps.overlay import draw_overlay, draw_tissue
 from wsi_pipeline.maps.tables import write_geopackage, write_tiles_parquet
 from wsi_pipeline.scores.store import Scores, read_scores
 from wsi_pipeline.slide.tissue import TissueMask, tissue_polygons
+from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store import TileStore, open_store
 
 ENDINGS = {
@@ -50,6 +51,11 @@ class _Mapped:
     lesions: tuple[Lesion, ...]
     settings: MappingSettings
 
+    @property
+    def grid(self) -> TileGrid:
+        """What the scores are of: the store's tiles, or the windows of a dense map."""
+        return self.scores.grid_over(self.store.grid)
+
 
 def mapping_settings(config: Config, model: str) -> MappingSettings:
     """The plain values of a configuration that mapping needs; `model` is the checkpoint's id."""
@@ -74,7 +80,7 @@ def map_slide(store_path: str, maps: str, model: str, key: str, settings: Mappin
     store = open_store(store_path)
     scores = read_scores(store_path, model, key=key)
     tissue = store.mask()
-    extent = map_extent(store.grid, tissue, scores, settings.extent)
+    extent = map_extent(scores.grid_over(store.grid), tissue, scores, settings.extent)
     mapped = _Mapped(store, scores, tissue, extent, find_lesions(extent), settings)
     for name in sorted(settings.outputs):
         _WRITERS[name](mapped, Path(maps) / store.grid.slide.id)
@@ -137,7 +143,7 @@ def _asap(mapped: _Mapped, stem: Path) -> None:
 
 def _tiles_geojson(mapped: _Mapped, stem: Path) -> None:
     write_tiles(
-        _path(stem, "tiles.geojson.gz"), mapped.store.grid, mapped.scores, full_frame=mapped.settings.full_frame
+        _path(stem, "tiles.geojson.gz"), mapped.grid, mapped.scores, full_frame=mapped.settings.full_frame
     )
 
 
@@ -147,7 +153,7 @@ def _geopackage(mapped: _Mapped, stem: Path) -> None:
 
 
 def _parquet(mapped: _Mapped, stem: Path) -> None:
-    write_tiles_parquet(_path(stem, "tiles.parquet"), mapped.store.grid, mapped.scores)
+    write_tiles_parquet(_path(stem, "tiles.parquet"), mapped.grid, mapped.scores)
 
 
 _WRITERS = {

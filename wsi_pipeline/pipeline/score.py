@@ -23,6 +23,7 @@ class Classifier:
     def __init__(
         self, where: str, *, device: str, batch: int | None, resample: bool,
         engine: EngineName = "auto", compiled: bool = False, adaptive: Adaptive | None = None,
+        dense: bool = False, min_tissue: float = 0.0,
     ) -> None:  # fmt: skip
         checkpoint = load_checkpoint(where)
         self.id = checkpoint.id
@@ -31,11 +32,12 @@ class Classifier:
         self.positive = checkpoint.positive
         self.threshold = checkpoint.threshold
         self.device = str(pick_device(device))
-        self._scorer = Scorer(checkpoint, pick_device(device), engine, compiled=compiled)
+        self._scorer = Scorer(checkpoint, pick_device(device), engine, compiled=compiled, cells=dense)
         self.engine = self._scorer.engine.name
         self._batch = batch or BATCH.get(pick_device(device).type, 16)
         self._resample = resample
         self._adaptive = adaptive
+        self._min_tissue = min_tissue
 
     def score(self, store_path: str, key: str, progress: Callable[[int], None] | None = None) -> Scores:
         """Score every tile of a complete store, or read the scores of the same `key` that are there already."""
@@ -50,6 +52,7 @@ class Classifier:
             batch=self._batch,
             resample=self._resample,
             adaptive=self._adaptive,
+            min_tissue=self._min_tissue,
             progress=progress,
         )
         write_scores(store_path, scores, key=key)

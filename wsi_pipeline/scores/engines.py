@@ -20,7 +20,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.learn.checkpoint import Checkpoint, build_model
-from wsi_pipeline.learn.fold import FromPixels, folded, in_half
+from wsi_pipeline.learn.fold import FromPixels, PerCell, folded, in_half
 from wsi_pipeline.scores.graph import densenet_graph
 
 EngineName = Literal["auto", "torch", "onnx"]
@@ -51,7 +51,10 @@ class Engine(Protocol):
         ...
 
     def forward(self, tiles: np.ndarray, px: int) -> np.ndarray:
-        """Logits (n, C) float32 of tiles (n, H, W, 3) uint8 RGB, reduced to px x px first."""
+        """Logits (n, C) float32 of tiles (n, H, W, 3) uint8 RGB, reduced to px x px first.
+
+        Of an engine opened with `cells` (n, C, px // 32, px // 32): of each 32 x 32 px, their mean being the tile's.
+        """
         ...
 
 
@@ -70,7 +73,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def open_engine(
-    checkpoint: Checkpoint, device: torch.device, name: EngineName = "auto", *, compiled: bool = False
+    checkpoint: Checkpoint,
+    device: torch.device,
+    name: EngineName = "auto",
+    *,
+    compiled: bool = False,
+    cells: bool = False,
 ) -> Engine:
     """The engine of that name; auto is onnx on a CPU and torch on a GPU. `compiled` goes to torch alone.
 
@@ -80,8 +88,8 @@ def open_engine(
     if name == "onnx" and device.type != "cpu":
         raise ModelError(f"engine onnx runs on a CPU, the device is {device}; use --device cpu, or model.engine=torch")
     if name == "onnx" or (name == "auto" and device.type == "cpu"):
-        return OnnxEngine(checkpoint)
-    return TorchEngine(checkpoint, device, half=_half_of(device), compiled=compiled)
+        return OnnxEngine(checkpoint, cells=cells)
+    return TorchEngine(checkpoint, device, half=_half_of(device), compiled=compiled, cells=cells)
 
 
 class OnnxEngine:
@@ -89,8 +97,9 @@ class OnnxEngine:
 
     name = "onnx"
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, cells: bool = False) -> None:
         """Folds the network; the graph is built when the first tiles come."""
+        self._cells = cells
         self.lanes = cores()
         self._model = folded(build_model(checkpoint))
         self._mean, self._std = checkpoint.mean, checkpoint.std
@@ -113,7 +122,7 @@ class OnnxEngine:
     def _session(self, *, tiles: bool) -> onnxruntime.InferenceSession:
         with self._building:
             if tiles not in self._sessions:
-                graph = densenet_graph(self._model, self._mean, self._std, tiles=tiles)
+                graph = densenet_graph(self._model, self._mean, self._std, tiles=tiles, cells=self._cells)
                 self._sessions[tiles] = onnx_session(graph)
             return self._sessions[tiles]
 
@@ -128,17 +137,22 @@ class TorchEngine:
     name = "torch"
 
     def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, *, half: torch.dtype | None = None, compiled: bool = False
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        *,
+        half: torch.dtype | None = None,
+        compiled: bool = False,
+        cells: bool = False,
     ) -> None:
         """Loads the weights onto `device`. `compiled`: by torch.compile, a minute at the first batch."""
         self.device = device
         self.lanes = cores() if device.type == "cpu" else _GPU_LANES
         self.most = 1 << 30  # tiles in a pass; less once the memory was full
         network = folded(build_model(checkpoint))
-        self._half = half
-        model: nn.Module = FromPixels(
-            network if half is None else in_half(network, half), checkpoint.mean, checkpoint.std, half
-        )
+        network = network if half is None else in_half(network, half)
+        network = PerCell(network) if cells else network
+        model: nn.Module = FromPixels(network, checkpoint.mean, checkpoint.std, half)
         model = model.to(memory_format=torch.channels_last).to(device).eval()
         self.model = torch.compile(model, dynamic=False) if compiled else model
         self._full = 0 if compiled else None  # compiled for one size of batch: smaller ones are filled up

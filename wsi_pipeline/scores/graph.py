@@ -11,12 +11,15 @@ from torch import Tensor, nn
 OPSET, IR_VERSION = 17, 8  # old enough for every ONNX Runtime that the project allows
 
 
-def densenet_graph(model: Any, mean: tuple[float, ...], std: tuple[float, ...], *, tiles: bool) -> bytes:
+def densenet_graph(
+    model: Any, mean: tuple[float, ...], std: tuple[float, ...], *, tiles: bool, cells: bool = False
+) -> bytes:
     """The ONNX model of `folded(model)` with its normalisation: 0-255 RGB in, logits (n, C) float32 out.
 
     With `tiles` the input is (n, H, W, 3) uint8 as tiles lie in a store, else (n, 3, H, W) float32. The
     normalisation costs one subtraction: its division is in the weights of the first convolution. The
-    classifier is a 1 x 1 convolution, which computes each image by itself whatever the batch.
+    classifier is a 1 x 1 convolution, which computes each image by itself whatever the batch. With `cells` the
+    logits are those of `PerCell`, (n, C, H // 32, W // 32).
     """
     graph = _Graph()
     x = "pixels"
@@ -24,11 +27,15 @@ def densenet_graph(model: Any, mean: tuple[float, ...], std: tuple[float, ...], 
         x = graph.add("Cast", graph.add("Transpose", x, perm=[0, 3, 1, 2]), to=TensorProto.FLOAT)
     x = graph.add("Sub", x, graph.constant(255 * _column(mean)))
     x = _features(graph, model.features, x, 255 * np.array(std, np.float64))
-    x = graph.add("GlobalAveragePool", x)
+    if not cells:
+        x = graph.add("GlobalAveragePool", x)
     head = model.classifier
     weight = head.weight.detach().numpy()[:, :, None, None]
-    x = graph.add("Conv", x, graph.constant(weight), graph.constant(head.bias.detach().numpy()))
-    graph.add("Flatten", x, axis=1, name="logits")
+    answer = (graph.constant(weight), graph.constant(_array(head.bias)))
+    if cells:
+        graph.add("Conv", x, *answer, name="logits")
+    else:
+        graph.add("Flatten", graph.add("Conv", x, *answer), axis=1, name="logits")
     return graph.model(
         ("pixels", TensorProto.UINT8, ["n", "height", "width", 3])
         if tiles
@@ -109,7 +116,7 @@ class _Graph:
 
     def model(self, given: tuple[str, int, Sequence[str | int]]) -> bytes:
         inputs = [helper.make_tensor_value_info(*given)]
-        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", "classes"])]
+        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)]
         graph = helper.make_graph(self.nodes, "densenet", inputs, outputs, self.constants)
         made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         return bytes(made.SerializeToString())

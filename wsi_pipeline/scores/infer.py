@@ -15,6 +15,7 @@ from wsi_pipeline.learn.calibrate import probabilities
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.models import MIN_INPUT_PX
 from wsi_pipeline.scores.adaptive import Adaptive, lattice_step, score_where_open
+from wsi_pipeline.scores.dense import CELL_PX, lay_windows, window_logits
 from wsi_pipeline.scores.engines import EngineName, open_engine
 from wsi_pipeline.scores.store import Scores, p_cancer
 from wsi_pipeline.tiles.grid import TileGrid
@@ -64,12 +65,19 @@ class Scorer:
     """A model loaded once on a device, for any number of slides: an engine and the threads that are its lanes."""
 
     def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, engine: EngineName = "auto", *, compiled: bool = False
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        engine: EngineName = "auto",
+        *,
+        compiled: bool = False,
+        cells: bool = False,
     ) -> None:
         """Loads the weights; see `open_engine`."""
         self.checkpoint = checkpoint
         self.device = device
-        self.engine = open_engine(checkpoint, device, engine, compiled=compiled)
+        self.cells = cells
+        self.engine = open_engine(checkpoint, device, engine, compiled=compiled, cells=cells)
         self._lanes = ThreadPoolExecutor(self.engine.lanes, "score-tiles", self.engine.enter_lane)
 
     def submit(self, tiles: np.ndarray, px: int) -> list["Future[Part]"]:
@@ -79,9 +87,14 @@ class Scorer:
         return [self._lanes.submit(self._timed, part, px) for part in parts]
 
     def logits(self, tiles: np.ndarray, px: int) -> np.ndarray:
-        """Raw output (n, C) float32 for tiles (n, H, W, 3) uint8 RGB, reduced to px x px first."""
+        """What `Engine.forward` gives for tiles (n, H, W, 3) uint8 RGB, reduced to px x px first."""
         parts = [part.result()[0] for part in self.submit(tiles, px)]
-        return np.concatenate([np.empty((0, len(self.checkpoint.class_names)), np.float32), *parts])
+        return np.concatenate([np.empty((0, *self.shape(px)), np.float32), *parts])
+
+    def shape(self, px: int) -> tuple[int, ...]:
+        """Of what the engine says of one tile of px x px."""
+        side = px // CELL_PX
+        return (len(self.checkpoint.class_names), *((side, side) if self.cells else ()))
 
     def _timed(self, tiles: np.ndarray, px: int) -> Part:
         began = perf_counter()
@@ -95,35 +108,32 @@ def score_tiles(
     batch: int,
     resample: bool = False,
     adaptive: Adaptive | None = None,
+    min_tissue: float = 0.0,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Probabilities of every tile, row k for tile k; NaN in rows that the store could not read.
 
     `batch` tiles are read at a time, ahead of the model; it changes the speed and no result. With `adaptive`
-    only the tiles that decide are scored, see `score_where_open`. `progress` is told the number of tiles just
+    only the tiles that decide are scored, see `score_where_open`. A scorer of cells gives a dense map: rows are its
+    windows with a tissue share of `min_tissue`, see scores/dense.py. `progress` is told the number of tiles just
     done. Raises ModelError when tiles and model do not agree (`check_fit`) or the output is not finite.
     """
     if batch < 1:
         raise ConfigError(f"batch: got {batch}; give at least 1 tile")
-    checkpoint, began, lane_s = scorer.checkpoint, perf_counter(), 0.0
-    px = check_fit(store.grid, checkpoint, resample=resample)
-
-    def score(rows: np.ndarray) -> np.ndarray:
-        nonlocal lane_s
-        logits = np.full((len(rows), len(checkpoint.class_names)), np.nan, np.float32)
-        batches = _read_ahead(store, rows, batch, readers=_READERS.get(scorer.device.type, 1))
-        for start, readable, found, seconds in _score_ahead(scorer, batches, px):
-            lane_s += seconds
-            _refuse_broken(found, readable, rows[start:])
-            logits[start : start + len(found)][readable] = found[readable]
-            if progress is not None:
-                progress(len(found))
-        return _probabilities(logits, checkpoint)
-
-    step = 1 if adaptive is None else lattice_step(store.grid.tile_px, store.grid.stride_px)
-    probs, scored = _score(store.grid, score, checkpoint, step, adaptive or Adaptive())
+    checkpoint, began = scorer.checkpoint, perf_counter()
+    px = check_fit(store.grid, checkpoint, resample=resample or scorer.cells)
+    passes = _Passes(store, scorer, px, batch, progress)
+    windows, step = None, 1
+    if scorer.cells:
+        windows = _windows(store, checkpoint, px, min_tissue)
+        cells = passes.logits(np.arange(store.n_tiles))
+        probs = _probabilities(window_logits(store.grid, cells, windows), checkpoint)
+    elif adaptive is None or (step := lattice_step(store.grid.tile_px, store.grid.stride_px)) == 1:
+        probs = _probabilities(passes.logits(np.arange(store.n_tiles)), checkpoint)
+    else:
+        probs = _where_open(passes, checkpoint, step, adaptive)
     scores = Scores(
-        rowcol=store.grid.rowcol,
+        rowcol=store.grid.rowcol if windows is None else windows.rowcol,
         class_names=checkpoint.class_names,
         positive=checkpoint.positive,
         exclusive=checkpoint.exclusive,
@@ -133,33 +143,59 @@ def score_tiles(
         model_mpp=_slide_mpp(checkpoint),
         note=checkpoint.note,
         seconds=perf_counter() - began,
-        model_seconds=lane_s / scorer.engine.lanes,
-        filled=int((~scored).sum()),
+        model_seconds=passes.lane_s / scorer.engine.lanes,
+        filled=max(0, len(probs) - passes.tiles),
         step=step,
+        windows=windows,
     )
     log.info("%.0f tiles/s, %.0f %% of it in the model", scores.tiles_per_s, 100 * scores.busy_share)
     return scores
 
 
-def _score(
-    grid: TileGrid,
-    score: Callable[[np.ndarray], np.ndarray],
-    checkpoint: Checkpoint,
-    step: int,
-    adaptive: Adaptive,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (N, C) of all tiles, and (N,) bool: scored, not filled in."""
-    if step == 1:
-        return score(np.arange(len(grid.rowcol))), np.ones(len(grid.rowcol), bool)
+class _Passes:
+    """Tiles of a store through a scorer, with the account of it: tiles done, seconds of all lanes."""
+
+    def __init__(
+        self, store: TileStore, scorer: Scorer, px: int, batch: int, progress: Callable[[int], None] | None
+    ) -> None:
+        self.store, self.scorer, self.px, self.batch = store, scorer, px, batch
+        self.progress = progress or (lambda tiles: None)
+        self.tiles, self.lane_s = 0, 0.0
+
+    def logits(self, rows: np.ndarray) -> np.ndarray:
+        """Of these tiles, (n, ...) float32 as the scorer's engine gives them; NaN where unreadable."""
+        logits = np.full((len(rows), *self.scorer.shape(self.px)), np.nan, np.float32)
+        batches = _read_ahead(self.store, rows, self.batch, readers=_READERS.get(self.scorer.device.type, 1))
+        for start, readable, found, seconds in _score_ahead(self.scorer, batches, self.px):
+            _refuse_broken(found, readable, rows[start:])
+            logits[start : start + len(found)][readable] = found[readable]
+            self.lane_s += seconds
+            self.tiles += len(found)
+            self.progress(len(found))
+        return logits
+
+
+def _windows(store: TileStore, checkpoint: Checkpoint, px: int, min_tissue: float) -> TileGrid:
+    """The windows of a dense map; ModelError where tiles would have to be reduced."""
+    if px != store.grid.tile_px:
+        raise ModelError(
+            f"dense maps need tiles at the model's scale; use --set tiles.mpp={_slide_mpp(checkpoint):.4g}"
+        )
+    return lay_windows(store.grid, store.mask(), checkpoint.input_px, min_tissue)
+
+
+def _where_open(passes: _Passes, checkpoint: Checkpoint, step: int, adaptive: Adaptive) -> np.ndarray:
+    """Probabilities (N, C) of all tiles, from those of few."""
     names, positive, exclusive = checkpoint.class_names, checkpoint.positive, checkpoint.exclusive
-    return score_where_open(
-        grid.rowcol,
-        score,
+    probs, _ = score_where_open(
+        passes.store.grid.rowcol,
+        lambda rows: _probabilities(passes.logits(rows), checkpoint),
         lambda probs: p_cancer(probs, names, positive, exclusive=exclusive),
         step=step,
         threshold=checkpoint.threshold if adaptive.threshold is None else adaptive.threshold,
         tolerance=adaptive.tolerance,
     )
+    return probs
 
 
 def _score_ahead(
@@ -221,7 +257,7 @@ def _probabilities(logits: np.ndarray, checkpoint: Checkpoint) -> np.ndarray:
 
 
 def _refuse_broken(logits: np.ndarray, readable: np.ndarray, rows: np.ndarray) -> None:
-    broken = readable & ~np.isfinite(logits).all(axis=1)
+    broken = readable & ~np.isfinite(logits).reshape(len(logits), -1).all(axis=1)
     if broken.any():
         raise ModelError(
             f"output of {broken.sum()} tiles is not finite, the first is tile {rows[broken.argmax()]}; "

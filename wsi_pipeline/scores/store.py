@@ -4,7 +4,7 @@ They lie in `scores/<checkpoint id>` of the Zarr group, (N, C) float32, row k fo
 `complete` is written last, so an interrupted write is never taken for scores.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +12,13 @@ import numpy as np
 import zarr
 
 from wsi_pipeline.errors import StoreError
+from wsi_pipeline.tiles.grid import TileGrid
+from wsi_pipeline.tiles.layout import read_grid
 
 GROUP = "scores"
 ATTRIBUTES = "wsi_pipeline"
 _CHUNK_ROWS = 65_536  # 256 KiB a class: one file for nearly every slide
+_GRID, _WINDOWS = ("tile_px", "stride_px", "rows", "cols"), ("rowcol", "tissue")  # of a dense map's windows
 _LATER = {"filled": 0, "step": 1}  # not told by older stores
 _TOLD = (
     *("class_names", "positive", "exclusive", "threshold", "model_mpp", "note", "seconds", "model_seconds"),
@@ -39,8 +42,9 @@ class Scores:
         note: one line for the user on what the model can and cannot do.
         seconds: wall time of the scoring; 0 when not measured.
         model_seconds: the part of it that the engine was busy, its lanes averaged.
-        filled: tiles that were not scored and have the values of their neighbours.
+        filled: rows without a forward pass of their own: they have the values of their neighbours.
         step: cells between tiles of the first lattice, 1 where every tile was scored.
+        windows: of a dense map, the grid that the rows are of; None where they are the store's tiles.
     """
 
     rowcol: np.ndarray
@@ -56,14 +60,22 @@ class Scores:
     model_seconds: float = 0.0
     filled: int = 0
     step: int = 1
+    windows: TileGrid | None = None
 
     def positive_prob(self) -> np.ndarray:
         """(N,) float32 P(cancer), see `p_cancer`."""
         return p_cancer(self.probs, self.class_names, self.positive, exclusive=self.exclusive)
 
+    def grid_over(self, tiles: TileGrid) -> TileGrid:
+        """The grid that the rows are of: the store's, or that of a dense map's windows."""
+        return tiles if self.windows is None else self.windows
+
     @property
     def remarks(self) -> tuple[str, ...]:
         """What the reader of a map must know of how it was scored."""
+        if self.windows is not None:
+            tiles = len(self.probs) - self.filled
+            return (f"dense: {len(self.probs):,} windows from {tiles:,} tiles scored once; see scores/dense.py",)
         if self.step == 1:
             return ()
         scored = len(self.probs) - self.filled
@@ -98,10 +110,12 @@ def write_scores(store_path: str | Path, scores: Scores, *, key: str = "") -> No
     when the rows are not its tiles, or when the disk is full.
     """
     store = _open_group(store_path, mode="r+")
-    if not np.array_equal(scores.rowcol, store["rowcol"][:]):
+    windows = scores.windows
+    if windows is None and not np.array_equal(scores.rowcol, store["rowcol"][:]):
         raise StoreError(f"{store_path}: {len(scores.rowcol)} scored tiles are not those of the store; score again")
     columns = scores.probs.shape[1]
     attributes = {name: getattr(scores, name) for name in _TOLD} | {"key": key, "complete": False}
+    attributes["windows"] = None if windows is None else {name: getattr(windows, name) for name in _GRID}
     try:
         array = store.require_group(GROUP).create_array(
             scores.checkpoint_id,
@@ -110,13 +124,16 @@ def write_scores(store_path: str | Path, scores: Scores, *, key: str = "") -> No
             dtype="float32",
             fill_value=np.nan,
             dimension_names=(
-                "tile",
+                "tile" if windows is None else f"window_{scores.checkpoint_id}",
                 f"class_{scores.checkpoint_id}",
             ),  # models differ in their number of classes
             attributes={ATTRIBUTES: attributes},
             overwrite=True,
         )
         array[:] = scores.probs
+        if windows is not None:
+            for name in _WINDOWS:
+                _write_beside(array, store, name, getattr(windows, name))
         array.attrs[ATTRIBUTES] = attributes | {"complete": True}
     except OSError as error:
         raise StoreError(
@@ -138,12 +155,31 @@ def read_scores(store_path: str | Path, checkpoint_id: str, *, key: str | None =
         raise StoreError(f"{store_path}: scores of model {checkpoint_id} are incomplete; score again")
     if key is not None and told["key"] != key:
         raise StoreError(f"{store_path}: scores are of {told['key']}, not of {key}: settings changed; score again")
-    rowcol, probs = np.asarray(store["rowcol"][:]), np.asarray(array[:])
+    windows = _read_windows(store, checkpoint_id, told.get("windows"))
+    rowcol = np.asarray(store["rowcol"][:]) if windows is None else windows.rowcol
+    probs = np.asarray(array[:])
     if len(rowcol) != len(probs):
         raise StoreError(f"{store_path}: {len(probs)} scores for {len(rowcol)} tiles: cut anew since; score again")
     names, positive = tuple(told["class_names"]), tuple(told["positive"])
     fields = {name: (_LATER | told)[name] for name in _TOLD} | {"class_names": names, "positive": positive}
-    return Scores(rowcol=rowcol, probs=probs, checkpoint_id=checkpoint_id, **fields)
+    return Scores(rowcol=rowcol, probs=probs, checkpoint_id=checkpoint_id, windows=windows, **fields)
+
+
+def _write_beside(array: zarr.Array, store: Any, name: str, values: np.ndarray) -> None:
+    """An array of one row a window, in the group of the scores."""
+    place = f"{array.basename}_{name}"
+    rest = [f"{name}_{array.basename}"] * (values.ndim - 1)
+    dimensions = (f"window_{array.basename}", *rest)
+    chunks = (_CHUNK_ROWS, *values.shape[1:])
+    store[GROUP].create_array(place, data=values, chunks=chunks, dimension_names=dimensions, overwrite=True)
+
+
+def _read_windows(store: Any, checkpoint_id: str, numbers: dict[str, Any] | None) -> TileGrid | None:
+    """The grid of a dense map's windows, over the store's own slide."""
+    if numbers is None:
+        return None
+    arrays: dict[str, Any] = {name: np.asarray(store[f"{GROUP}/{checkpoint_id}_{name}"][:]) for name in _WINDOWS}
+    return replace(read_grid(store), **numbers, **arrays)
 
 
 def _open_group(path: str | Path, *, mode: Literal["r", "r+"]) -> Any:
