@@ -20,9 +20,7 @@ from wsi_pipeline.learn.settings import load_settings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def options(
-    description: str, *, data: str, folds: int, epochs: int, what: Sequence[str] = ()
-) -> argparse.Namespace:
+def options(description: str, *, data: str, folds: int, epochs: int, what: Sequence[str] = ()) -> argparse.Namespace:
     """--data, --out, --folds, --epochs, --device, --set of an experiment, and one of `what` where it has parts."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("WSI_PIPELINE_REAL_DATA", ROOT.parent / "shared" / "data")) / data
