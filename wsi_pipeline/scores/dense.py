@@ -2,7 +2,10 @@
 
 A DenseNet answers for each cell of 32 x 32 px and takes the mean over a tile; so the answer for a window anywhere on
 the cells is the mean over them, wherever the tiles' borders run. What differs from a window cut and scored by itself:
-cells beside a tile's border have seen the network's padding there, and not beside the window's.
+cells beside a tile's border have seen the network's padding there, and not beside the window's. How much that is
+depends on the model: the one in the box was trained on what lies at a tile's centre and can tell by the padding where
+that is. Against windows scored one by one its logits correlate by 0.97 to 0.985; a drawn tumour of 0.20 mm2 kept 97 %
+of its windows and one of 0.04 mm2 only 73 %. Larger blocks were worse for it (87 and 61 to 65 %).
 """
 
 import numpy as np
