@@ -28,6 +28,7 @@ from wsi_pipeline.learn.models import build_densenet
 WEIGHTS, CARD = "model.safetensors", "card.json"
 # What torch's reader raises on bytes that are no weights: it steps through them as if they were.
 _NO_WEIGHTS = (RuntimeError, OSError, EOFError, ValueError, TypeError, AttributeError, LookupError)
+_MAX_CARD = 2**26  # bytes; of a card inside the weights safetensors allows 100 MB
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training loops put the weights
 
 
@@ -197,8 +198,10 @@ def _read_card(path: Path, inside: str | None) -> dict[str, Any]:
     if not beside and inside is None:
         raise ModelError(f"{path}: no card; put a {CARD} with arch, class_names, mpp and the rest beside it")
     try:
+        if beside and beside[0].stat().st_size > _MAX_CARD:
+            raise ValueError(f"more than {_MAX_CARD:,} bytes")
         card = json.loads(beside[0].read_text(encoding="utf-8") if beside else str(inside))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{source}: the card cannot be read as JSON ({error})") from None
     if not isinstance(card, dict):
         raise ModelError(f"{source}: the card is no JSON object of fields")

@@ -21,8 +21,10 @@ SUFFIXES = frozenset(
 _SYSTEM = ("lost+found", "System Volume Information", "$RECYCLE.BIN")  # of disks, never a user's own slides
 HEATMAP_ENDING = "_likelihood_map.tif"  # our own maps open as slides, so they are left out by name
 _COLUMNS = ("slide_id", "path", "mpp", "mpp_x", "mpp_y", "label", "patient_id", "split")
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029/\\:*?\"<>|]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069/\\:*?\"<>|]")  # controls also of direction
+_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")  # what Windows takes no file of that name for
 _MAX_ID_BYTES = 120
+_MAX_TABLE = 2**28  # bytes: a million slides with long paths
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,9 @@ def _may_hold_slides(name: str) -> bool:
 def _is_run_folder(folder: Path) -> bool:
     account = folder / "run.json"
     try:
-        return account.is_file() and "wsi_pipeline" in json.loads(account.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        small = account.is_file() and account.stat().st_size <= _MAX_TABLE
+        return small and "wsi_pipeline" in json.loads(account.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -135,12 +138,15 @@ def _named(paths: Sequence[Path], root: Path) -> list[SlideEntry]:
     owners: dict[str, Path] = {}
     for path, slide_id in ids.items():
         if _key(slide_id) in owners:
-            other = owners[_key(slide_id)]
-            raise ConfigError(
-                f"{other} and {path} would both be {slide_id!r}; rename one, or give a manifest with slide_id"
-            )
+            both = f"{_line(owners[_key(slide_id)])} and {_line(path)}"
+            raise ConfigError(f"{both} would both be {slide_id!r}; rename one, or give a manifest with slide_id")
         owners[_key(slide_id)] = path
     return [SlideEntry(slide_id, str(path)) for path, slide_id in ids.items()]
+
+
+def _line(path: Path) -> str:
+    """A path in one line."""
+    return "".join(mark if mark.isprintable() else "?" for mark in str(path))
 
 
 def _stem(path: Path) -> str:
@@ -156,10 +162,13 @@ def _safe(name: str) -> str:
     """A name that stays one file name on every system."""
     encodable = name.encode("utf-8", "replace").decode()
     clean = _UNSAFE.sub("_", encodable).strip(" .")
+    clean = f"_{clean}" if _DEVICES.match(clean) else clean
     return clean.encode()[:_MAX_ID_BYTES].decode("utf-8", "ignore").strip(" .") or "slide"
 
 
 def _manifest(path: Path) -> list[SlideEntry]:
+    if path.stat().st_size > _MAX_TABLE:
+        raise ConfigError(f"{path.name}: more than {_MAX_TABLE:,} bytes, no manifest of slides; give another file")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="", strict=True)

@@ -52,6 +52,7 @@ _CODECS |= dict.fromkeys(_JPEG_2000, "JPEG 2000")
 _TO_RGB = (6, 7, *_JPEG_2000)  # codecs that turn YCbCr into RGB while decoding
 _RGB, _YCBCR = 2, 6
 _ONE_PIECE_PX = 2**24
+_MAX_OME, _MAX_SIDE, _MAX_PLANES = 2**26, 2**24, 10**6  # characters, px, images: far beyond any slide
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,27 @@ class TiffPixels:
 
 def _main_series(tiff: tifffile.TiffFile) -> tuple[int, Any]:
     """The largest image of the file and its place: label and macro may come first."""
+    if tiff.is_ome:
+        _check_ome(tiff.ome_metadata or "")
     found = list(enumerate(tiff.series))
     index, series = max(found, key=lambda item: (math.prod(_size(item[1])), -item[0]), default=(0, None))
     if series is None or not math.prod(_size(series)):
         raise ValueError("no image in it")
     return index, series
+
+
+def _check_ome(xml: str) -> None:
+    """ValueError for an OME-XML by which a small file would take hours or all memory, before tifffile parses it."""
+    if len(xml) > _MAX_OME or "<!DOCTYPE" in xml or "<!ENTITY" in xml:
+        raise ValueError(f"its OME-XML has more than {_MAX_OME:,} characters, or entities")
+    for pixels in re.findall(r"<(?:\w+:)?Pixels\s[^>]*>", xml):
+        size = {axis: int(number) for axis, number in re.findall(r"Size([XYZCT])\s*=\s*.(\d+)", pixels)}
+        planes = math.prod(size.get(axis, 1) for axis in "ZCT")
+        side = max(size.get("X", 1), size.get("Y", 1))
+        if side > _MAX_SIDE or planes > _MAX_PLANES:
+            raise ValueError(f"its OME-XML tells of {side:,} px a side and {planes:,} planes")
+    if any(int(number) > _MAX_PLANES for number in re.findall(r"(?:IFD|PlaneCount)\s*=\s*.(\d+)", xml)):
+        raise ValueError(f"its OME-XML tells of more than {_MAX_PLANES:,} planes")
 
 
 def _levels(series: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import gzip
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ Places = str | Mapping[str, str] | None
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 _ENDINGS = (".csv", ".csv.gz")
+_MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +133,7 @@ def read_table(path: Path) -> Table:
         others = sorted(other.name for other in path.parent.glob("*.csv*")) if path.parent.is_dir() else []
         raise ConfigError(f"{path.name}: no such file; {_nearest(path.name, others)}")
     try:
+        _check_size(path)
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, EOFError, ValueError) as error:
         raise ConfigError(f"{path.name}: cannot be read as CSV ({str(error).strip()}); get a fresh copy") from error
@@ -143,6 +146,14 @@ def read_table(path: Path) -> Table:
     if not len(rows):
         raise ConfigError(f"{path.name}: no rows below its header; give a table of labels")
     return Table(path.name, rows, np.full(len(rows), "", dtype="<U5"))
+
+
+def _check_size(path: Path) -> None:
+    """ValueError for a table that no data set has, also once unpacked: a few bytes of gzip can be gigabytes."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        size = sum(len(part) for part in iter(lambda: file.read(2**22) if file.tell() <= _MAX_BYTES else b"", b""))
+    if size > _MAX_BYTES:
+        raise ValueError(f"more than {_MAX_BYTES:,} bytes")
 
 
 def replace_parts(table: Table, part: str) -> Table:
