@@ -117,3 +117,12 @@ def test_undoing_the_weights_takes_the_calibration_error_away_and_leaves_the_ran
     assert expected_calibration_error(y, q, 15) < 0.01
     assert auroc(y, weighted) == auroc(y, q)
     assert q.mean() == pytest.approx(y.mean(), abs=0.005)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_few_images_told_apart_perfectly_do_not_ask_for_boundless_confidence(exclusive: bool) -> None:
+    logits = np.array([[3.0, -3.0]] * 10 + [[-3.0, 3.0]] * 10)
+    labels = (logits > 0).astype(float)
+    t = fit_temperature(logits, labels, exclusive=exclusive)
+    lead, answers = (6.0, 20) if exclusive else (3.0, 40)  # the truth's, over the other of two answers
+    assert 1 / (1 + np.exp(-lead / t)) == pytest.approx(1 - 1 / (answers + 2), abs=1e-4)

@@ -184,3 +184,11 @@ def test_all_chest_xrays_are_split_in_seconds_with_every_finding_in_its_share(re
     for part, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
         np.testing.assert_allclose(labels[parts == part].sum(axis=0) / labels.sum(axis=0), share, atol=0.01)
         assert (parts == part).mean() == pytest.approx(share, abs=0.002)
+
+
+def test_no_fold_is_empty_where_there_are_as_many_patients_as_folds() -> None:
+    patients = np.repeat(["a", "b", "c", "d"], [24, 7, 26, 32])
+    tumour = np.repeat([1, 0, 0, 1, 0, 1], [24, 7, 22, 4, 16, 16])  # two of the four have one class alone
+    folds = folds_by_patient(np.stack([1 - tumour, tumour], axis=1), patients, folds=4)
+    assert all(len(set(folds[patients == patient])) == 1 for patient in "abcd")
+    assert set(folds) == {0, 1, 2, 3}

@@ -44,7 +44,9 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, exclusive: bool = F
 
     logits, labels: (N, C), or (N,) of one class, labels 0, 1 or NaN, of validation; the prior is already in the logits.
     With `exclusive`, labels are one-hot and a row without its class is left out; so are NaN logits (unreadable
-    images). Between 0.05 and 20. Raises ConfigError on other shapes or labels, and when no label is known.
+    images). Where every answer is right, boundless confidence would cost least: then the truth is taken as only
+    1 - 1 / (M + K) likely, M answers of K choices each, after Platt (1999). Between 0.05 and 20. Raises ConfigError
+    on other shapes or labels, and when no label is known.
     """
     z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if z.shape != y.shape or z.ndim not in ((2,) if exclusive else (1, 2)):
@@ -55,8 +57,13 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, exclusive: bool = F
     if not len(margins):
         raise ConfigError("fit_temperature: no label is known; give a validation split with labels")
 
+    all_right = bool((margins.max(axis=1) <= 0).all())
+    doubt = 1 / sum(margins.shape) if all_right else 0.0  # shared by the other answers
+
     def log_loss(log_t: float) -> float:
-        return float(np.logaddexp.reduce(margins / np.exp(log_t), axis=1).mean())
+        leads = margins / np.exp(log_t)
+        others = leads.sum(axis=1) / (margins.shape[1] - 1)  # the truth's own lead is 0
+        return float((np.logaddexp.reduce(leads, axis=1) - doubt * others).mean())
 
     fitted = minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
     return float(np.exp(fitted.x))

@@ -16,6 +16,7 @@ def deal(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
     sizes = np.log2(np.maximum(counts.max(axis=1), 1)).astype(np.int64)  # within a factor of two chance decides
     _fill(part, counts, shares, sizes)
     _balance(part, counts, shares, sizes)
+    _leave_none_empty(part, counts, shares)
     return part
 
 
@@ -47,3 +48,13 @@ def _balance(part: np.ndarray, counts: np.ndarray, shares: np.ndarray, sizes: np
             growth = (2 * adds * (had / usable - 1) + adds**2 / usable).sum(axis=1)
             part[one] = np.nanargmin(growth)
             had[part[one]] += adds
+
+
+def _leave_none_empty(part: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> None:
+    """Gives a part without a patient the smallest one of the part with most: few patients, each with one class."""
+    for k in np.flatnonzero(shares > 0):
+        if not (part == k).any():
+            held = np.bincount(part, minlength=len(shares))
+            giver = np.flatnonzero(part == held.argmax()) if held.max() > 1 else np.array([], np.intp)
+            if len(giver):
+                part[giver[counts[giver].sum(axis=1).argmin()]] = k
