@@ -19,7 +19,7 @@ from benchmarks.processes import watch
 from benchmarks.slides import a_slide, tissue_block
 from benchmarks.timing import Benchmark, Result, arguments, finish
 
-SIDES, QUICK_SIDES = (10_000, 20_000, 40_000), (2_500, 5_000, 7_500)
+SIDES, QUICK_SIDES = (10_000, 20_000, 40_000), (2_000, 4_000, 6_000)
 
 
 @dataclass(frozen=True)
