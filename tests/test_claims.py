@@ -51,6 +51,22 @@ def test_an_owner_that_was_taken_over_lets_go_and_removes_nothing_of_the_new_one
         assert (tmp_path / "a.2").exists() and not theirs.take("a")
 
 
+def test_the_slide_of_a_process_that_is_gone_is_free_at_once(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    dying = spawn.Process(target=die_with_a_claim, args=(tmp_path,))
+    dying.start()
+    dying.join()
+    assert (tmp_path / "a.1").exists()
+    with open_claims(tmp_path) as mine:
+        assert mine.take("a")
+
+
+def die_with_a_claim(folder: Path) -> None:
+    with open_claims(folder) as claims:
+        claims.take("a")
+        os._exit(1)
+
+
 def take_all(folder: Path, names: list[str], start: float, out: "multiprocessing.Queue[tuple[str, list[str]]]") -> None:
     with open_claims(folder) as claims:
         time.sleep(max(0.0, start - time.time()))

@@ -52,10 +52,7 @@ def test_what_a_dead_job_had_is_done_by_the_one_that_lives(tmp_path: Path) -> No
         time.sleep(0.05)
     os.killpg(dying.pid, signal.SIGKILL)
     dying.wait()
-    claims = list((tmp_path / "run" / "claims").glob("*.1"))
-    for path in claims:  # as if the beats had stopped long ago: nobody wants a test that waits for that
-        os.utime(path, (0, time.time() - 3600))
-    assert claims
+    assert list((tmp_path / "run" / "claims").glob("*.1"))
     living = start(tmp_path / "slides", tmp_path / "run")
     assert living.wait(timeout=300) == 0
     assert len((tmp_path / "run" / "slides.csv").read_text().splitlines()) == 3

@@ -4,7 +4,8 @@ A claim is a file `<slide>.<turn>`, made with O_EXCL, so that one job alone gets
 few seconds. A claim not touched for `expiry_s` belongs to the dead: whoever makes the next turn's file first
 takes the slide over, again one job alone. Nothing is renamed or removed under an owner's feet: a job that was
 asleep for longer sees the higher turn and lets go. Ages are told by the disk's own clock, from a file touched
-at the moment of asking, so hosts whose clocks differ agree.
+at the moment of asking, so hosts whose clocks differ agree. An owner of the same machine whose process is gone
+is known to be dead at once, so going on after a crash waits for nothing.
 """
 
 import json
@@ -15,7 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
+
+import psutil
 
 from wsi_pipeline.errors import StoreError
 
@@ -86,10 +90,7 @@ class Claims:
     def owner(self, slide_id: str) -> str:
         """The job that has the slide, as it named itself; empty where nobody has."""
         last = self._last(slide_id)
-        try:
-            return str(json.loads(last.read_text(encoding="utf-8"))["job"]) if last else ""
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""  # being written, or just given back
+        return str(_told(last).get("job", "")) if last else ""
 
     def _make(self, slide_id: str, turn: int) -> Claim | None:
         """The claim of this turn, or None where another was first. Raises StoreError on a disk that refuses."""
@@ -102,7 +103,7 @@ class Claims:
             text = f"{path}: cannot be claimed ({error.strerror}); see to the folder's permissions"
             raise StoreError(text) from error
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"job": self.job, "slide_id": slide_id}, file)
+            json.dump({"job": self.job, "slide_id": slide_id, **_this_process()}, file)
         return Claim(slide_id, turn, path)
 
     def _files(self, slide_id: str) -> list[Path]:
@@ -117,7 +118,7 @@ class Claims:
         try:
             with path.open("rb") as file:  # NFS tells a file's time anew when it is opened, not before
                 touched = os.fstat(file.fileno()).st_mtime
-            return self._now() - touched > self._expiry_s
+            return self._now() - touched > self._expiry_s or _is_gone(_told(path))
         except FileNotFoundError:
             return False  # given back just now: the next look finds it free
 
@@ -164,3 +165,38 @@ def open_claims(folder: Path, *, heartbeat_s: float = HEARTBEAT_S, expiry_s: flo
 
 def _turn(path: Path) -> int:
     return int(path.suffix[1:])
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What a claim's owner wrote; nothing where it is being written, or was just given back."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _this_process() -> dict[str, Any]:
+    """What tells this process from all others of its machine; nothing where the machine cannot be told for sure.
+
+    A host's name would not do: containers share names, and see only processes of their own.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return {}
+    return {"machine": f"{boot}:{space}", "pid": os.getpid(), "born": psutil.Process().create_time()}
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+    """Whether the owner was a process of this machine that is no more."""
+    if "machine" not in owner or owner["machine"] != _this_process().get("machine"):
+        return False
+    try:
+        process = psutil.Process(int(owner["pid"]))
+        return process.create_time() != owner["born"] or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except (psutil.Error, KeyError, ValueError):
+        return False
