@@ -31,7 +31,7 @@ def test_a_run_killed_twenty_times_ends_as_one_that_never_was(tmp_path: Path) ->
     began = time.monotonic()
     assert start(slides, tmp_path / "whole").wait() == 0
     whole_s = time.monotonic() - began
-    chance, redone, kept, killed = random.Random(20), 0, 0, 0
+    chance, redone, kept, killed, finished = random.Random(20), 0, 0, 0, 0
     while True:
         before = shards(tmp_path / "killed")
         run = start(slides, tmp_path / "killed", "--resume")
@@ -45,7 +45,8 @@ def test_a_run_killed_twenty_times_ends_as_one_that_never_was(tmp_path: Path) ->
             assert code == 0
             if killed >= KILLS:
                 break
-            (tmp_path / "killed").rename(tmp_path / f"done-{killed}")  # finished before its moment came: anew
+            finished += 1  # before its moment came: anew
+            (tmp_path / "killed").rename(tmp_path / f"finished-{finished}")
             continue
         after = shards(tmp_path / "killed")
         redone += sum(after.get(path) != stamp for path, stamp in before.items())
