@@ -26,7 +26,14 @@ def start(slide: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     knobs = ["--set", "tiles.stride_px=128", "--set", "tiles.shard_tiles=16", "--workers", "1"]
     command = [sys.executable, "-m", "wsi_pipeline", "run", str(slide), "--out", str(out), *knobs, *more]
     nothing, told = subprocess.DEVNULL, subprocess.PIPE
-    return subprocess.Popen(command, stdin=nothing, stderr=told, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, stdin=nothing, stderr=told, text=True, start_new_session=True, preexec_fn=_hear_ctrl_c
+    )
+
+
+def _hear_ctrl_c() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C, and so its children: not here."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(out: Path, event: str, run: subprocess.Popen[str]) -> None:
