@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import dask
 import pytest
 from dask.distributed import LocalCluster
 
@@ -42,6 +43,10 @@ def die_the_first_time(flag: str, number: int) -> int:
 
 def threads_of_numpy() -> str | None:
     return os.environ.get("OMP_NUM_THREADS")
+
+
+def profiled() -> bool:
+    return bool(dask.config.get("distributed.worker.profile.enabled"))
 
 
 @pytest.fixture(scope="module")
@@ -270,3 +275,7 @@ def test_ctrl_c_reaches_the_program_and_not_its_workers(tmp_path):
         assert program.stdout.readline() == "started\n"
         os.killpg(program.pid, signal.SIGINT)
         assert program.communicate(timeout=30) == ("interrupted\n", "")
+
+
+def test_workers_keep_no_call_stacks_which_would_grow_with_every_slide(processes):
+    assert processes.submit(profiled).result() is False

@@ -154,3 +154,14 @@ def test_a_real_ome_tiff_has_its_scale_and_its_pixels(real_data: Path) -> None:
 def test_a_real_stack_of_channels_is_refused(real_data: Path) -> None:
     with pytest.raises(SlideError, match=r"axes CZYX .*stacks are not tiled"):
         open_slide(real_data / "slides" / "ome-tiff" / "multi-channel-z-series.ome.tif")
+
+
+@pytest.mark.parametrize(("tag", "value"), [("ImageWidth", 2**31), ("TileWidth", 2**20), ("TileByteCounts", 2**31)])
+def test_a_size_that_the_file_cannot_hold_is_refused_before_a_decoder_takes_all_memory(tmp_path, tag, value):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), photometric="rgb", tile=(32, 32), compression="deflate")
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        entry = tiff.pages[0].tags[tag]
+        entry.overwrite(value if entry.count == 1 else (value, *entry.value[1:]), dtype="I")
+    with pytest.raises(SlideError, match=r"^a\.tif: cut short or damaged: it cannot hold"):
+        open_slide(path, mpp=(0.5, 0.5))

@@ -29,6 +29,10 @@ MAX_LOCAL_WORKERS = 8  # beyond it one disk, not the processors, sets the pace; 
 _ENVIRONMENT = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")} | {
     "MALLOC_TRIM_THRESHOLD_": "65536"  # give freed tiles back to the system
 }
+_CONFIG = {
+    "distributed.nanny.pre-spawn-environ": _ENVIRONMENT,
+    "distributed.worker.profile.enabled": False,  # its call stacks of an hour are kept: 1 MiB more with each slide
+}
 _SCHEDULER = {
     "allowed_failures": 0,
     "dashboard": False,
@@ -204,7 +208,7 @@ def _local_client(n_workers: int) -> Iterator[Client]:
     """
     with (
         tempfile.TemporaryDirectory(prefix="wsi_pipeline-", ignore_cleanup_errors=True) as scratch,
-        dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT, "temporary-directory": scratch}),
+        dask.config.set(_CONFIG | {"temporary-directory": scratch}),
         LocalCluster(
             n_workers=n_workers,
             threads_per_worker=1,

@@ -91,6 +91,10 @@ def write_samples(folder: Path) -> None:
         tifffile.imwrite(folder / "slide" / name, rgb, **how)
     for path in (folder / "slide").iterdir():
         shutil.copy(path, folder / "pixels" / path.name)
+    (folder / "mask").mkdir()
+    mask = np.zeros((180, 200), np.uint8)
+    mask[20:60, 30:90] = 1
+    tifffile.imwrite(folder / "mask" / "a.tif", mask, tile=(64, 64), compression="deflate")
     slide = open_slide(drawn)
     with SlideReader(slide) as reader:
         tissue = find_tissue(reader, TissueSettings())
@@ -151,6 +155,7 @@ USES: dict[str, Callable[[Path], object]] = {
     "asap": use_regions,
     "geojson": use_regions,
     "ncrf": use_regions,
+    "mask": use_regions,
     "table": use_table,
     "model": use_model,
     "store": use_store,

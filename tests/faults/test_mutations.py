@@ -11,8 +11,8 @@ import pytest
 from mutations import write_samples
 
 SHARES = {
-    "slide": 0.4, "pixels": 0.14, "manifest": 0.06, "config": 0.06, "training": 0.04, "asap": 0.06, "geojson": 0.06,
-    "ncrf": 0.02, "table": 0.06, "model": 0.06, "store": 0.04,
+    "slide": 0.38, "pixels": 0.14, "manifest": 0.06, "config": 0.06, "training": 0.04, "asap": 0.06, "geojson": 0.06,
+    "ncrf": 0.02, "mask": 0.02, "table": 0.06, "model": 0.06, "store": 0.04,
 }  # fmt: skip
 QUICK, FULL = 300, 10_000
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_pipeline.errors import ScaleError
+from wsi_pipeline.errors import ScaleError, SlideError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.slide.files import hash_ends, shown
 from wsi_pipeline.slide.scale import contradicts_objective, resolve_mpp
@@ -11,6 +11,7 @@ from wsi_pipeline.slide.scale import contradicts_objective, resolve_mpp
 Pair = tuple[float, float]
 
 SAME_SCALE = 0.02  # scales that differ by less are one: pixels are taken as they are, not resampled
+MAX_SIDE_PX = 2**22  # a metre of glass at 0.25 um/px
 _GIANT_PX = 10**8
 
 
@@ -67,7 +68,13 @@ class Facts:
 
 
 def describe(path: Path, facts: Facts, *, slide_id: str | None, mpp: Pair | None, mpp_default: float | None) -> Slide:
-    """A Slide of these facts; `mpp` is the manifest's (x, y). Raises ScaleError where no scale can be trusted."""
+    """A Slide of these facts; `mpp` is the manifest's (x, y).
+
+    Raises ScaleError where no scale can be trusted, SlideError for a size that no slide has.
+    """
+    if max(facts.level_sizes[0]) > MAX_SIDE_PX:
+        width, height = facts.level_sizes[0]
+        raise SlideError(f"{shown(path)}: {width:,} x {height:,} px cannot be; the file is damaged, get a fresh copy")
     scale = resolve_mpp(
         manifest=mpp,
         vendor=facts.stated_mpp,

@@ -227,6 +227,9 @@ class DirectPixels:
         return key[0] != level or key[1] < tile or key[2] != reduction
 
     def _jpeg(self, info: JpegLevel, index: int) -> bytes:
-        os.lseek(self._file, int(info.offsets[index]), os.SEEK_SET)
-        data = os.read(self._file, int(info.counts[index]))
+        start, count = int(info.offsets[index]), int(info.counts[index])
+        if start + count > os.fstat(self._file).st_size:  # room is made for all that is asked for
+            raise ValueError("a tile beyond the end of the file")
+        os.lseek(self._file, start, os.SEEK_SET)
+        data = os.read(self._file, count)
         return standalone(data, info.tables, ycbcr=info.ycbcr, shape=(info.tile[1], info.tile[0]))

@@ -7,7 +7,7 @@ from wsi_pipeline.errors import SlideError
 from wsi_pipeline.slide.describe import Facts, Slide, describe
 from wsi_pipeline.slide.files import check_file, is_tiff, shown
 from wsi_pipeline.slide.openslide_pixels import GENERIC, facts_of_openslide, format_of
-from wsi_pipeline.slide.tiff import TiffTags, facts_of_tiff, tiff_tags
+from wsi_pipeline.slide.tiff import TiffTags, facts_of_tiff, impossible, tiff_tags
 
 Pair = tuple[float, float]
 
@@ -60,6 +60,8 @@ def _tags(path: Path, kind: str | None) -> TiffTags | None:
             said = f"in no slide format known to OpenSlide{hint}; take it out or convert it"
             raise SlideError(f"{shown(path)}: {said}")
         return None
+    if said := impossible(path):
+        raise SlideError(f"{shown(path)}: {said}")
     try:
         tags = tiff_tags(path)
     except SlideError:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import tifffile
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.slide.describe import Facts
+from wsi_pipeline.slide.describe import MAX_SIDE_PX, Facts
 from wsi_pipeline.slide.files import reason, shown
 from wsi_pipeline.slide.pieces import PiecesOfPage
 from wsi_pipeline.slide.scale import tiff_resolution_mpp
@@ -52,7 +53,10 @@ _CODECS |= dict.fromkeys(_JPEG_2000, "JPEG 2000")
 _TO_RGB = (6, 7, *_JPEG_2000)  # codecs that turn YCbCr into RGB while decoding
 _RGB, _YCBCR = 2, 6
 _ONE_PIECE_PX = 2**24
-_MAX_OME, _MAX_SIDE, _MAX_PLANES = 2**26, 2**24, 10**6  # characters, px, images: far beyond any slide
+_MAX_OME, _MAX_PLANES = 2**26, 10**6  # characters, images: far beyond any slide
+_MAX_TILE_PX = 2**14
+_MAX_RATIO = 10_000  # of pixels to bytes in strips: ten times what deflate makes of nothing
+_PAGES = 100  # looked at; slides have a dozen
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,34 @@ def tiff_tags(path: Path) -> TiffTags:
             not_whole=_not_plane(series) or _cut_short(tiff, series),
             warnings=_one_piece(page, sizes[0]),
         )
+
+
+def impossible(path: Path) -> str:
+    """Why no decoder should be let loose on a TIFF, or nothing: by damaged tags it would take all memory.
+
+    Sizes for which the file has not enough tiles or bytes, or that no slide has.
+    """
+    try:
+        with told_as_slide_error(path), tifffile.TiffFile(path) as tiff:
+            pages = [page for page in islice(tiff.pages, _PAGES) if isinstance(page, tifffile.TiffPage)]
+            return next(filter(None, map(_page_impossible, pages)), "")
+    except SlideError:
+        return ""  # whoever reads it will tell what is wrong with it
+
+
+def _page_impossible(page: Any) -> str:
+    width, height = page.imagewidth, page.imagelength
+    pieces, tile = len(page.dataoffsets), (page.tilewidth, page.tilelength)
+    if page.is_tiled:
+        wanted = -(-width // max(tile[0], 1)) * -(-height // max(tile[1], 1))
+        largest = max(page.databytecounts, default=0)
+        wrong = max(tile) > _MAX_TILE_PX or pieces < wanted or largest > page.parent.filehandle.size
+    else:
+        wrong = width * height > _MAX_RATIO * sum(page.databytecounts)
+    if not wrong and max(width, height) <= MAX_SIDE_PX:
+        return ""
+    tiles = f"{pieces:,} tiles of {tile[0]:,} x {tile[1]:,} px" if page.is_tiled else f"{pieces:,} strips"
+    return f"cut short or damaged: it cannot hold {width:,} x {height:,} px in {tiles}; get a fresh copy"
 
 
 def facts_of_tiff(path: Path, tags: TiffTags) -> Facts:
@@ -161,7 +193,7 @@ def _check_ome(xml: str) -> None:
         size = {axis: int(number) for axis, number in re.findall(r"Size([XYZCT])\s*=\s*.(\d+)", pixels)}
         planes = math.prod(size.get(axis, 1) for axis in "ZCT")
         side = max(size.get("X", 1), size.get("Y", 1))
-        if side > _MAX_SIDE or planes > _MAX_PLANES:
+        if side > MAX_SIDE_PX or planes > _MAX_PLANES:
             raise ValueError(f"its OME-XML tells of {side:,} px a side and {planes:,} planes")
     if any(int(number) > _MAX_PLANES for number in re.findall(r"(?:IFD|PlaneCount)\s*=\s*.(\d+)", xml)):
         raise ValueError(f"its OME-XML tells of more than {_MAX_PLANES:,} planes")

@@ -1,11 +1,14 @@
 """The tissue of a slide: a thumbnail of about 8 um/px -> a bool mask of its cells, with its area in mm2."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import shapely
 from PIL import Image
 
+from wsi_pipeline.errors import ScaleError
+from wsi_pipeline.slide.files import shown
 from wsi_pipeline.slide.outline import outline
 from wsi_pipeline.slide.quality import find_pen, glass_colour, is_dark_background
 from wsi_pipeline.slide.reader import SlideReader
@@ -20,6 +23,7 @@ SURE_SHARE = 0.1  # of min_piece_mm2 that must pass Otsu's thresholds; the paler
 MUCH_PEN = 0.3
 NEARLY_ALL = 0.95
 LEAST_SIDE_PX = 32
+MAX_CELLS = 2**27  # of an overview; 300,000 px square at 0.25 um/px has two thirds of it
 _STRIP = 128  # rows
 LEAST_SHARE = 0.05  # of a slide so small that min_piece_mm2 would be most of it
 DARK_WARNING = "dark background: fluorescence or dark field, not brightfield; nothing is taken as tissue"
@@ -57,7 +61,7 @@ def find_tissue(reader: SlideReader, settings: TissueSettings) -> TissueMask:
     """Tissue of an open slide.
 
     The thumbnail is never enlarged: a coarse slide has coarse cells. One whose shorter side would be less
-    than LEAST_SIDE_PX cells gets finer ones, if it has them.
+    than LEAST_SIDE_PX cells gets finer ones, if it has them. Raises ScaleError for more than MAX_CELLS.
     """
     width, height = reader.slide.size_l0
     mpp = reader.slide.mpp_l0
@@ -66,6 +70,11 @@ def find_tissue(reader: SlideReader, settings: TissueSettings) -> TissueMask:
         min(width, max(1, round(width * mpp.x / cell))),
         min(height, max(1, round(height * mpp.y / cell))),
     )
+    if size_px[0] * size_px[1] > MAX_CELLS:
+        raise ScaleError(
+            f"{shown(Path(reader.slide.path))}: an overview of {size_px[0]:,} x {size_px[1]:,} px, by its mpp of "
+            f"{mpp.mean:.4g}; correct that, or use --set tissue.mpp with a coarser one"
+        )
     thumbnail = reader.read_thumbnail(size_px)
     cell_l0 = width / size_px[0], height / size_px[1]
     cell_um = cell_l0[0] * mpp.x, cell_l0[1] * mpp.y
