@@ -24,6 +24,7 @@ def start(slides: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.big  # about ten minutes
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_as_one_that_never_was(tmp_path: Path) -> None:
     slides = tmp_path / "slides"
