@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -56,13 +57,15 @@ def step(model, optimiser) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """No file can grow beyond 10 kB, as on a full disk."""
+    """No file can grow beyond 10 kB, as on a full disk; that holds for pytest's own output too, so for a moment only."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_next_step_after_restoring_is_the_same_bit_for_bit(tmp_path):
@@ -115,10 +118,10 @@ def test_a_damaged_state_says_what_to_do(tmp_path, name):
         read_state(tmp_path / "last")
 
 
-def test_a_full_disk_keeps_the_state_before(tmp_path, small_disk):
+def test_a_full_disk_keeps_the_state_before(tmp_path):
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "state.json").write_text(json.dumps({"files": [], "epoch": 1}))
-    with pytest.raises(StoreError, match=r"not saved .* go on with --resume"):
+    with pytest.raises(StoreError, match=r"not saved .* go on with --resume"), small_disk():
         saved(tmp_path / "last", epoch=2)
     found = read_state(tmp_path / "last")
     assert found is not None and found.facts["epoch"] == 1
