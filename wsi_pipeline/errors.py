@@ -5,6 +5,7 @@
     WsiError
     ├── ConfigError   (ValueError)    a knob, an option, a manifest that cannot be used
     ├── SlideError    (OSError)       a file that cannot be opened, read, or is no brightfield slide
+    │   └── StalledError               one that does not answer
     ├── ScaleError    (ValueError)    no micrometres per pixel, or implausible ones
     ├── StoreError    (OSError)       a tile store or run folder that is incomplete, foreign or full
     ├── ModelError    (ValueError)    a checkpoint that does not fit: architecture, classes, mpp, format
@@ -27,6 +28,16 @@ class SlideError(WsiError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class StalledError(SlideError):
+    """A read that has given no answer for too long.
+
+    Attributes:
+        worker: address of the Dask worker that is left with it, where something can start it anew.
+    """
+
+    worker = ""
 
 
 class ScaleError(WsiError, ValueError):
