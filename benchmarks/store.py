@@ -17,7 +17,7 @@ from zarr.codecs import ZstdCodec
 
 from benchmarks.slides import a_slide, tissue_block
 from benchmarks.timing import Benchmark, Result, Way, arguments, finish, rounds, take_turns
-from wsi_pipeline.cluster import open_cluster
+from wsi_pipeline.schedulers import open_cluster
 from wsi_pipeline.slide.reader import open_slide
 from wsi_pipeline.slide.tissue import TissueMask
 from wsi_pipeline.tiles.grid import lay_grid

@@ -15,8 +15,10 @@ import pytest
 from dask.distributed import LocalCluster
 
 from wsi_pipeline import cluster as cluster_module
-from wsi_pipeline.cluster import Cluster, open_cluster
+from wsi_pipeline import schedulers
+from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.errors import ClusterError, ConfigError, ScaleError, SlideError, StoreError
+from wsi_pipeline.schedulers import open_cluster
 
 INSIDE = {"processes": False, "dashboard_address": "127.0.0.1:0"}  # workers in this process, any free port
 
@@ -167,13 +169,13 @@ def test_a_dask_cluster_is_used_by_its_address():
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://127.0.0.1:9"])
 def test_a_scheduler_that_does_not_answer_is_told(address, monkeypatch):
-    monkeypatch.setattr(cluster_module, "CONNECT_S", 0.5)
+    monkeypatch.setattr(schedulers, "CONNECT_S", 0.5)
     with pytest.raises(ClusterError, match="no Dask scheduler answers"), open_cluster(address):
         pass
 
 
 def test_a_scheduler_without_workers_is_told(monkeypatch):
-    monkeypatch.setattr(cluster_module, "CONNECT_S", 0.5)
+    monkeypatch.setattr(schedulers, "CONNECT_S", 0.5)
     with (
         LocalCluster(n_workers=0, protocol="tcp", **INSIDE) as running,
         pytest.raises(ClusterError, match="the scheduler has no workers; start some first"),
@@ -224,7 +226,7 @@ def test_an_unknown_scheduler_is_refused():
 SCRIPT = """
 import os
 import signal
-from wsi_pipeline.cluster import open_cluster
+from wsi_pipeline.schedulers import open_cluster
 from wsi_pipeline.errors import ClusterError
 
 if __name__ == "__main__":
@@ -252,7 +254,7 @@ def test_a_program_with_workers_ends_by_itself_without_noise_or_litter(tmp_path)
 INTERRUPTED = """
 import signal
 import time
-from wsi_pipeline.cluster import open_cluster
+from wsi_pipeline.schedulers import open_cluster
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small_slide import TILE, a_slide, a_store
 
-from wsi_pipeline.cluster import open_cluster
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.schedulers import open_cluster
 from wsi_pipeline.tiles.lookup import TileLookup
 from wsi_pipeline.tiles.store import TileStore, open_store
 from wsi_pipeline.tiles.tiler import cut_tiles

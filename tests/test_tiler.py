@@ -14,8 +14,8 @@ import tifffile
 import zarr
 from small_slide import TILE, a_grid, a_slide, a_store, all_tissue
 
-from wsi_pipeline.cluster import open_cluster
 from wsi_pipeline.errors import SlideError, StoreError
+from wsi_pipeline.schedulers import open_cluster
 from wsi_pipeline.slide.reader import open_slide, working_mpp
 from wsi_pipeline.tiles import pixels as pixels_module
 from wsi_pipeline.tiles.grid import lay_grid

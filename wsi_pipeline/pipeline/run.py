@@ -15,7 +15,7 @@ from threading import Event
 from time import perf_counter
 from typing import Any, Literal, Protocol
 
-from wsi_pipeline.cluster import Cluster, open_cluster
+from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import Config, mapping_key, scoring_key, tiling_key
 from wsi_pipeline.errors import ClusterError, ScaleError, SlideError, WsiError
 from wsi_pipeline.maps.aggregate import SlideResult, without_result
@@ -23,6 +23,7 @@ from wsi_pipeline.pipeline.claims import Claims, open_claims
 from wsi_pipeline.pipeline.folder import RunFolder
 from wsi_pipeline.pipeline.map import map_files, map_slide, mapping_settings
 from wsi_pipeline.pipeline.tile import fill_store, lay_tiles, tiling_settings
+from wsi_pipeline.schedulers import open_cluster
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.files import by_own_name
 from wsi_pipeline.slide.reader import Slide, open_slide
