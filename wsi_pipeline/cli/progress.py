@@ -65,7 +65,7 @@ class Shown:
         return f"{self._scored:,} tiles scored in {self._scoring_s:.1f} s, {rate:.1f} a second; scorer busy {share:.0%}"
 
     def _count(self, facts: dict[str, Any]) -> None:
-        self._filled += facts.get("filled", 0)
+        self._filled += facts.get("filled", 0) + facts.get("resumed", 0)
         self._bars.update(self._tile_bar, completed=self._scored + self._filled)
         if self._fresh:
             now = perf_counter()

@@ -216,7 +216,7 @@ def _score(run: Run, work: Work) -> None:
     run.tell(
         "scores_done", slide_id=work.entry.slide_id, tiles=len(scores.probs),
         tiles_per_s=round(scores.tiles_per_s, 1), busy_share=round(scores.busy_share, 3),
-        seconds=round(scores.seconds, 3), filled=scores.filled,
+        seconds=round(scores.seconds, 3), filled=scores.filled, resumed=scores.resumed,
     )  # fmt: skip
     if run.until == "score":
         work.result = _reached(work, len(scores.probs))

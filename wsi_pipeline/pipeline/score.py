@@ -9,6 +9,7 @@ from wsi_pipeline.scores.adaptive import Adaptive
 from wsi_pipeline.scores.engines import EngineName, pick_device
 from wsi_pipeline.scores.infer import BATCH, Scorer, score_tiles
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
+from wsi_pipeline.scores.unfinished import drop_logits
 from wsi_pipeline.tiles.store import open_store
 
 
@@ -40,11 +41,18 @@ class Classifier:
         self._min_tissue = min_tissue
 
     def score(self, store_path: str, key: str, progress: Callable[[int], None] | None = None) -> Scores:
-        """Score every tile of a complete store, or read the scores of the same `key` that are there already."""
+        """Score every tile of a complete store, or read the scores of the same `key` that are there already.
+
+        A scoring that was interrupted goes on where it stopped.
+        """
         try:
-            return read_scores(store_path, self.id, key=key)
+            scores = read_scores(store_path, self.id, key=key)
         except StoreError:
-            pass
+            scores = self._scored(store_path, key, progress)
+        drop_logits(store_path)
+        return scores
+
+    def _scored(self, store_path: str, key: str, progress: Callable[[int], None] | None) -> Scores:
         store = open_store(store_path)
         scores = score_tiles(
             store,
@@ -53,6 +61,7 @@ class Classifier:
             resample=self._resample,
             adaptive=self._adaptive,
             min_tissue=self._min_tissue,
+            key=key,
             progress=progress,
         )
         write_scores(store_path, scores, key=key)

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Any
 
@@ -18,6 +19,7 @@ from wsi_pipeline.scores.adaptive import Adaptive, lattice_step, score_where_ope
 from wsi_pipeline.scores.dense import CELL_PX, lay_windows, window_logits
 from wsi_pipeline.scores.engines import EngineName, open_engine
 from wsi_pipeline.scores.store import Scores, p_cancer
+from wsi_pipeline.scores.unfinished import Unfinished, keep_logits
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store import TileStore
 
@@ -109,29 +111,32 @@ def score_tiles(
     resample: bool = False,
     adaptive: Adaptive | None = None,
     min_tissue: float = 0.0,
+    key: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Probabilities of every tile, row k for tile k; NaN in rows that the store could not read.
 
     `batch` tiles are read at a time, ahead of the model; it changes the speed and no result. With `adaptive`
     only the tiles that decide are scored, see `score_where_open`. A scorer of cells gives a dense map: rows are its
-    windows with a tissue share of `min_tissue`, see scores/dense.py. `progress` is told the number of tiles just
-    done. Raises ModelError when tiles and model do not agree (`check_fit`) or the output is not finite.
+    windows with a tissue share of `min_tissue`, see scores/dense.py. Under `key` logits are kept in the store as
+    they come, and those that an interrupted scoring left there are not computed again, see scores/unfinished.py.
+    `progress` is told the number of tiles just done. Raises ModelError when tiles and model do not agree
+    (`check_fit`) or the output is not finite, StoreError when the disk is full.
     """
     if batch < 1:
         raise ConfigError(f"batch: got {batch}; give at least 1 tile")
     checkpoint, began = scorer.checkpoint, perf_counter()
     px = check_fit(store.grid, checkpoint, resample=resample or scorer.cells)
-    passes = _Passes(store, scorer, px, batch, progress)
-    windows, step = None, 1
-    if scorer.cells:
-        windows = _windows(store, checkpoint, px, min_tissue)
-        cells = passes.logits(np.arange(store.n_tiles))
-        probs = _probabilities(window_logits(store.grid, cells, windows), checkpoint)
-    elif adaptive is None or (step := lattice_step(store.grid.tile_px, store.grid.stride_px)) == 1:
-        probs = _probabilities(passes.logits(np.arange(store.n_tiles)), checkpoint)
-    else:
-        probs = _where_open(passes, checkpoint, step, adaptive)
+    windows = _windows(store, checkpoint, px, min_tissue) if scorer.cells else None
+    step = 1 if adaptive is None or scorer.cells else lattice_step(store.grid.tile_px, store.grid.stride_px)
+    with _kept(store, scorer, px, key) as kept:
+        passes = _Passes(store, scorer, px, batch, kept, progress)
+        if step > 1 and adaptive is not None:
+            probs = _where_open(passes, checkpoint, step, adaptive)
+        else:
+            logits = passes.logits(np.arange(store.n_tiles))
+            logits = logits if windows is None else window_logits(store.grid, logits, windows)
+            probs = _probabilities(logits, checkpoint)
     scores = Scores(
         rowcol=store.grid.rowcol if windows is None else windows.rowcol,
         class_names=checkpoint.class_names,
@@ -144,7 +149,8 @@ def score_tiles(
         note=checkpoint.note,
         seconds=perf_counter() - began,
         model_seconds=passes.lane_s / scorer.engine.lanes,
-        filled=max(0, len(probs) - passes.tiles),
+        filled=max(0, len(probs) - kept.resumed - kept.fresh),
+        resumed=kept.resumed,
         step=step,
         windows=windows,
     )
@@ -152,27 +158,40 @@ def score_tiles(
     return scores
 
 
+def _kept(store: TileStore, scorer: Scorer, px: int, key: str) -> AbstractContextManager[Unfinished]:
+    """Logits of the store's tiles from before and now; of another engine they would differ by rounding."""
+    path, key = (store.path, f"{key} {scorer.engine.name} {scorer.device.type}") if key else ("", "")
+    return keep_logits(path, key, n_tiles=store.n_tiles, shape=scorer.shape(px))
+
+
 class _Passes:
-    """Tiles of a store through a scorer, with the account of it: tiles done, seconds of all lanes."""
+    """Tiles of a store through a scorer, with the account of it: seconds of all lanes."""
 
     def __init__(
-        self, store: TileStore, scorer: Scorer, px: int, batch: int, progress: Callable[[int], None] | None
+        self,
+        store: TileStore,
+        scorer: Scorer,
+        px: int,
+        batch: int,
+        kept: Unfinished,
+        progress: Callable[[int], None] | None,
     ) -> None:
-        self.store, self.scorer, self.px, self.batch = store, scorer, px, batch
+        self.store, self.scorer, self.px, self.batch, self.kept = store, scorer, px, batch, kept
         self.progress = progress or (lambda tiles: None)
-        self.tiles, self.lane_s = 0, 0.0
+        self.lane_s = 0.0
 
     def logits(self, rows: np.ndarray) -> np.ndarray:
         """Of these tiles, (n, ...) float32 as the scorer's engine gives them; NaN where unreadable."""
-        logits = np.full((len(rows), *self.scorer.shape(self.px)), np.nan, np.float32)
-        batches = _read_ahead(self.store, rows, self.batch, readers=_READERS.get(self.scorer.device.type, 1))
+        missing = rows[~self.kept.done(rows)]
+        batches = _read_ahead(self.store, missing, self.batch, readers=_READERS.get(self.scorer.device.type, 1))
         for start, readable, found, seconds in _score_ahead(self.scorer, batches, self.px):
-            _refuse_broken(found, readable, rows[start:])
-            logits[start : start + len(found)][readable] = found[readable]
+            here = missing[start : start + len(found)]
+            _refuse_broken(found, readable, here)
+            found[~readable] = np.nan
+            self.kept.add(here, found)
             self.lane_s += seconds
-            self.tiles += len(found)
             self.progress(len(found))
-        return logits
+        return self.kept.logits(rows)
 
 
 def _windows(store: TileStore, checkpoint: Checkpoint, px: int, min_tissue: float) -> TileGrid:

@@ -19,7 +19,7 @@ GROUP = "scores"
 ATTRIBUTES = "wsi_pipeline"
 _CHUNK_ROWS = 65_536  # 256 KiB a class: one file for nearly every slide
 _GRID, _WINDOWS = ("tile_px", "stride_px", "rows", "cols"), ("rowcol", "tissue")  # of a dense map's windows
-_LATER = {"filled": 0, "step": 1}  # not told by older stores
+_LATER = {"filled": 0, "resumed": 0, "step": 1}  # not told by older stores
 _TOLD = (
     *("class_names", "positive", "exclusive", "threshold", "model_mpp", "note", "seconds", "model_seconds"),
     *_LATER,
@@ -43,6 +43,7 @@ class Scores:
         seconds: wall time of the scoring; 0 when not measured.
         model_seconds: the part of it that the engine was busy, its lanes averaged.
         filled: rows without a forward pass of their own: they have the values of their neighbours.
+        resumed: rows scored before this scoring was interrupted; `seconds` are of the rest.
         step: cells between tiles of the first lattice, 1 where every tile was scored.
         windows: of a dense map, the grid that the rows are of; None where they are the store's tiles.
     """
@@ -59,6 +60,7 @@ class Scores:
     seconds: float = 0.0
     model_seconds: float = 0.0
     filled: int = 0
+    resumed: int = 0
     step: int = 1
     windows: TileGrid | None = None
 
@@ -86,8 +88,8 @@ class Scores:
 
     @property
     def tiles_per_s(self) -> float:
-        """Tiles scored per second of wall time; 0 when not measured."""
-        return (len(self.probs) - self.filled) / self.seconds if self.seconds > 0 else 0.0
+        """Tiles scored per second of wall time, those taken over from before left out; 0 when not measured."""
+        return max(0, len(self.probs) - self.filled - self.resumed) / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def busy_share(self) -> float:

@@ -1,0 +1,110 @@
+"""Logits of the tiles scored so far -> an array in the tile store, from which an interrupted scoring goes on.
+
+It is `scores/unfinished`, (N, D + 1) float32: a row a tile, the D numbers that the engine gave for it, NaN where it
+could not be read, then 1; all 0 where it is not done. Flag and numbers lie in one chunk, which is written whole or not
+at all and has a checksum, so there is none without the other. It goes once the scores are complete. No torch here.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from wsi_pipeline.disk import writing
+from wsi_pipeline.scores.store import ATTRIBUTES, GROUP
+
+NAME = f"{GROUP}/unfinished"
+FLUSH_TILES, FLUSH_S = 2048, 30.0  # what a kill costs at most, whichever comes first
+_CHUNK_ROWS = 2048  # a chunk is written again with each flush that touches it: 24 KiB with two classes
+
+
+class Unfinished:
+    """Logits of a slide's N tiles while they are being scored; made by `keep_logits`.
+
+    Attributes:
+        resumed: tiles that were done before.
+        fresh: tiles done now.
+    """
+
+    def __init__(self, shape: tuple[int, ...], rows: np.ndarray, array: zarr.Array | None, place: str) -> None:
+        """`shape` is of one tile's logits, `rows` all that `array` holds; without an array nothing is written."""
+        self._shape, self._rows, self._array, self._place = shape, rows, array, place
+        self._waiting: list[np.ndarray] = []
+        self._flushed = monotonic()
+        self.resumed, self.fresh = int((rows[:, -1] == 1).sum()), 0
+
+    def done(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) bool of these tiles."""
+        return self._rows[rows, -1] == 1
+
+    def logits(self, rows: np.ndarray) -> np.ndarray:
+        """(n, ...) float32 of tiles that are done, NaN where unreadable."""
+        return self._rows[rows, :-1].reshape(len(rows), *self._shape)
+
+    def add(self, rows: np.ndarray, logits: np.ndarray) -> None:
+        """Keep the logits (n, ...) of these tiles, NaN where unreadable. Raises StoreError where the disk is full."""
+        self._rows[rows, :-1], self._rows[rows, -1] = logits.reshape(len(rows), -1), 1
+        self.fresh += len(rows)
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= FLUSH_TILES or monotonic() - self._flushed >= FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the chunks that hold what was added since the last time."""
+        if self._array is not None and self._waiting:
+            touched = np.unique(np.concatenate(self._waiting) // _CHUNK_ROWS)
+            for chunk in touched.tolist():
+                part = self._rows[chunk * _CHUNK_ROWS : (chunk + 1) * _CHUNK_ROWS]
+                with writing(self._place, part.nbytes):
+                    self._array[chunk * _CHUNK_ROWS : (chunk + 1) * _CHUNK_ROWS] = part
+        self._waiting, self._flushed = [], monotonic()
+
+
+@contextmanager
+def keep_logits(store_path: str | Path, key: str, *, n_tiles: int, shape: tuple[int, ...]) -> Iterator[Unfinished]:
+    """What was kept under `key` of a slide's logits, for the block to add to; kept again however it ends.
+
+    What lies there of another key, of other shapes, or damaged is done anew. With no `key` nothing is kept.
+    """
+    size = (n_tiles, prod(shape) + 1)
+    array, rows = _opened(store_path, key, size) if key else (None, np.zeros(size, np.float32))
+    unfinished = Unfinished(shape, rows, array, str(store_path))
+    try:
+        yield unfinished
+    finally:
+        unfinished.flush()
+
+
+def drop_logits(store_path: str | Path) -> None:
+    """Remove what was kept, after the scores are complete."""
+    with writing(store_path):
+        del zarr.open_group(str(store_path), mode="r+")[NAME]  # also what a kill left of it; none there is no error
+
+
+def _opened(store_path: str | Path, key: str, size: tuple[int, int]) -> tuple[zarr.Array, np.ndarray]:
+    """The array of that key and size with what it holds, made anew where it is not there whole."""
+    group = zarr.open_group(str(store_path), mode="r+")
+    try:
+        array: Any = group[NAME]
+        rows = np.asarray(array[:])
+        if array.attrs[ATTRIBUTES]["key"] == key and rows.shape == size:
+            return array, rows
+    except (KeyError, TypeError, ValueError, AttributeError, OSError):
+        pass  # none there, or damaged
+    with writing(store_path):
+        made = group.require_group(GROUP).create_array(
+            NAME.removeprefix(f"{GROUP}/"),
+            shape=size,
+            chunks=(_CHUNK_ROWS, size[1]),
+            dtype="float32",
+            compressors=Crc32cCodec(),
+            attributes={ATTRIBUTES: {"key": key}},
+            overwrite=True,
+        )
+    return made, np.zeros(size, np.float32)
