@@ -17,7 +17,7 @@ from dask.distributed import LocalCluster
 from wsi_pipeline import cluster as cluster_module
 from wsi_pipeline import schedulers
 from wsi_pipeline.cluster import Cluster
-from wsi_pipeline.errors import ClusterError, ConfigError, ScaleError, SlideError, StoreError
+from wsi_pipeline.errors import ClusterError, ConfigError, ScaleError, SlideError, StalledError, StoreError
 from wsi_pipeline.schedulers import open_cluster
 
 INSIDE = {"processes": False, "dashboard_address": "127.0.0.1:0"}  # workers in this process, any free port
@@ -41,6 +41,13 @@ def die_the_first_time(flag: str, number: int) -> int:
         Path(flag).touch()
         os._exit(3)
     return number
+
+
+def stall_up_to(last: int, number: int) -> int:
+    """Numbers up to `last` never answer; the others tell the process."""
+    if number <= last:
+        time.sleep(1000)
+    return os.getpid()
 
 
 def threads_of_numpy() -> str | None:
@@ -140,6 +147,31 @@ def test_a_task_that_kills_its_worker_twice_is_named(processes):
     with pytest.raises(ClusterError, match=r"die\(\) killed two workers, the second time alone"):
         processes.submit(die).result()
     assert processes.submit(square, 3).result() == 9
+
+
+@pytest.mark.slow
+def test_a_task_that_stalls_is_given_up_and_its_process_replaced_with_what_waits_there(processes):
+    before = {pid for _, pid in processes.map(stall_up_to, [(0, n) for n in range(1, 9)])}
+    processes.stall_s = 1
+    with pytest.raises(StalledError, match="no answer for 1 s from stall_up_to"):
+        list(processes.map(stall_up_to, [(4, n) for n in range(20)]))
+    processes.stall_s = None
+    assert before.isdisjoint({pid for _, pid in processes.map(stall_up_to, [(0, n) for n in range(1, 9)])})
+
+
+def test_time_in_a_queue_is_no_stalling(threads):
+    threads.stall_s = 0.5
+    assert len(list(threads.map(time.sleep, [(0.2,)] * 8, window=8))) == 8  # the last one waits for 0.6 s
+
+
+def test_tasks_that_do_not_end_hold_up_no_stop(threads, monkeypatch):
+    monkeypatch.setattr(cluster_module, "_END_S", 0.1)
+    release = threading.Event()
+    task = threads.submit(release.wait)
+    threads.stop()
+    with pytest.raises(ClusterError, match="stopped; 1 tasks were still under way"):
+        task.result()
+    release.set()
 
 
 def test_a_task_alone_waits_for_the_others_and_holds_new_ones_back(threads):

@@ -4,21 +4,26 @@ What travels is paths and numbers, never pixels or open handles. A worker that d
 on it along, so each of those runs once more with no other beside it before it is called the culprit.
 """
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from threading import Condition
+from threading import Condition, Thread
+from time import monotonic
 from typing import Any
 
-from dask.distributed import Client, KilledWorker
+from dask.distributed import Client, KilledWorker, get_worker
 
-from wsi_pipeline.errors import ClusterError
+from wsi_pipeline.errors import ClusterError, StalledError
+from wsi_pipeline.stall import answer_within
 
 Args = tuple[Any, ...]
 
-NO_WORKER_S = 30.0  # without any result: look whether workers are left; a restart takes 2 s
+NO_WORKER_S = 60.0  # without any worker, which may be restarting: that takes 2 s
+_LOOK_S = 1.0  # between looks at what else may have happened while a task is waited for
+_END_S = 3.0  # for tasks under way when all is to end: a shard takes less
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +49,16 @@ class Cluster:
 
     Attributes:
         n_workers: tasks that run at once.
+        stall_s: seconds that a task may run, its time in queues aside; then it is given up with StalledError, and
+            the process that is left with it is started anew (a thread is left as it is). None: no limit.
     """
 
     def __init__(self, executor: Executor, n_workers: int, client: Client | None = None) -> None:
         self.n_workers = n_workers
         self._executor = executor
         self._client = client
+        self.stall_s: float | None = None
+        self._stopped = math.inf  # when, by the monotonic clock
         self._gate = _Gate()
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Task:
@@ -78,20 +87,39 @@ class Cluster:
                     index, args = under_way.pop(future)
                     yield index, self._result(function, args, future)
         finally:
-            if self._has_workers():
-                wait(under_way)
+            self._let_end(under_way)
 
     def _start(self, function: Callable[..., Any], args: Args) -> Future[Any]:
         self._gate.enter()
         try:
-            future = self._executor.submit(function, *args)
+            future = self._executor.submit(_run, function, args, self.stall_s)
         except BaseException:
             self._gate.leave()
             raise
-        future.add_done_callback(lambda _: self._gate.leave())
+        future.add_done_callback(self._left)
         return future
 
+    def _left(self, future: Future[Any]) -> None:
+        """A task has left the gate; where it stalled, only once its worker is another one."""
+        if worker := _left_stalled(future):
+            Thread(target=self._replace, args=(worker,), daemon=True).start()  # here Dask's own thread would wait
+        else:
+            self._gate.leave()
+
+    def _replace(self, worker: str) -> None:
+        try:
+            self._restart(worker)
+        finally:
+            self._gate.leave()
+
+    def _restart(self, worker: str) -> None:
+        """Start the process of a worker anew; what is queued there has its second chance."""
+        assert self._client is not None
+        with suppress(OSError, RuntimeError, ValueError, CancelledError):  # it is gone already, or all is ending
+            self._client.restart_workers([worker], timeout=NO_WORKER_S)
+
     def _result(self, function: Callable[..., Any], args: Args, future: Future[Any]) -> Any:
+        self._next_done([future])
         try:
             return future.result()
         except KilledWorker:
@@ -102,22 +130,40 @@ class Cluster:
     def _alone(self, function: Callable[..., Any], args: Args) -> Any:
         """Run a task that was on a worker that died once more, with no other task on any worker."""
         with self._gate.alone():
+            future = self._executor.submit(_run, function, args, self.stall_s)
+            self._next_done([future])
+            if worker := _left_stalled(future):
+                self._restart(worker)
             try:
-                return self._executor.submit(function, *args).result()
+                return future.result()
             except KilledWorker as error:
                 raise ClusterError(
                     f"{_call(function, args)} killed two workers, the second time alone: out of memory, or a "
                     "crash in a decoder; try fewer --workers or smaller shards"
                 ) from error
 
+    def stop(self) -> None:
+        """All is to end: tasks under way are waited for some seconds more, those that stall no longer."""
+        self._stopped = monotonic()
+
     def _next_done(self, under_way: Iterable[Future[Any]]) -> set[Future[Any]]:
-        """Wait for the next task to end; ClusterError when the workers are gone for good."""
-        futures, without = list(under_way), 0
-        while not (done := wait(futures, timeout=NO_WORKER_S, return_when=FIRST_COMPLETED).done):
-            without = 0 if self._has_workers() else without + 1
-            if without == 2:  # once may be a restart
+        """Wait for the next task to end; ClusterError when the workers are gone for good, or all is to end."""
+        futures, without = list(under_way), 0.0
+        look_s = min(_LOOK_S, NO_WORKER_S)
+        while not (done := wait(futures, timeout=look_s, return_when=FIRST_COMPLETED).done):
+            if monotonic() > self._stopped + _END_S:
+                raise ClusterError(f"stopped; {len(futures)} tasks were still under way")
+            without = 0 if self._has_workers() else without + look_s
+            if without > NO_WORKER_S:
                 raise ClusterError(f"no workers left for {NO_WORKER_S:.0f} s; {len(futures)} tasks lost")
         return done
+
+    def _let_end(self, under_way: Iterable[Future[Any]]) -> None:
+        """Wait for all of these tasks, as long as there is a hope that they end."""
+        left = set(under_way)
+        with suppress(ClusterError):
+            while left and self._has_workers():
+                left -= self._next_done(left)
 
     def _has_workers(self) -> bool:
         if self._client is None:
@@ -155,6 +201,25 @@ class _Gate:
             with self._changed:
                 self._closed = False
                 self._changed.notify_all()
+
+
+def _run(function: Callable[..., Any], args: Args, stall_s: float | None) -> Any:
+    """The task as a worker runs it."""
+    if stall_s is None:
+        return function(*args)
+    try:
+        return answer_within(stall_s, function, *args)
+    except StalledError as error:
+        with suppress(ValueError):  # no worker of Dask
+            worker = get_worker()
+            error.worker = worker.address if worker.nanny else ""
+        raise
+
+
+def _left_stalled(future: Future[Any]) -> str:
+    """The worker that is left with a call that does not answer, if that is what a task came to."""
+    error = None if future.cancelled() else future.exception()
+    return error.worker if isinstance(error, StalledError) else ""
 
 
 def _call(function: Callable[..., Any], args: Args) -> str:

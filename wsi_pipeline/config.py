@@ -140,6 +140,14 @@ class RunKnobs(Section):
 
     workers: int | None = knob(None, "reading processes; one a core when not given", ge=1, le=1024)
     scheduler: str = knob("local", "local (processes), threads, or tcp://host:port of a Dask scheduler")
+    stall_s: float = knob(
+        600.0,
+        "a slide fails once a worker was at one piece of it for so long (a network path that stalls); its process is "
+        "replaced, a thread of run.scheduler=threads is left behind",
+        unit="s",
+        ge=1,
+        le=86400,
+    )
     limit: int | None = knob(None, "only the first so many slides", unit="slides", ge=1)
 
 

@@ -22,26 +22,42 @@ Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]
 def answer_within(limit_s: float, function: Callable[..., Any], *args: Any) -> Any:
     """What `function(*args)` returns or raises, made by this thread's partner, which keeps open what it opened.
 
-    Raises StalledError once it has run for `limit_s` seconds; the call is then not waited for any longer, and
-    may still be under way.
+    Raises StalledError once it has given neither a result nor a `sign_of_life` for `limit_s` seconds; it is not
+    waited for any longer then, and may still be under way.
     """
     partner = _mine.partner = getattr(_mine, "partner", None) or _Partner()
     answer = partner.ask(function, args)
-    if not any(wait([answer], limit_s / _SLICES).done for _ in range(_SLICES)):
-        _mine.partner = None
-        raise StalledError(
-            f"no answer for {limit_s:g} s from {function.__name__}: a disk or network path that stalls, or a damaged "
-            "file that keeps its decoder busy; copy it to a disk of this machine, or raise run.stall_s"
-        )
+    quiet, signs = 0, partner.life.signs
+    while not wait([answer], limit_s / _SLICES).done:
+        quiet, signs = (quiet + 1 if signs == partner.life.signs else 0), partner.life.signs
+        if quiet == _SLICES:
+            _mine.partner = None
+            raise StalledError(
+                f"no answer for {limit_s:g} s from {function.__name__}: a disk or network path that stalls, or a "
+                "damaged file that keeps its decoder busy; copy it to a disk of this machine, or raise run.stall_s"
+            )
     return answer.result()
+
+
+def sign_of_life() -> None:
+    """Say, from inside a call that takes long, that it gets on; elsewhere it does nothing."""
+    if (life := getattr(_mine, "life", None)) is not None:
+        life.signs += 1
+
+
+class _Life:
+    """What a call tells of itself while it is made."""
+
+    signs = 0
 
 
 class _Partner:
     """A daemon thread that makes calls until it is forgotten."""
 
     def __init__(self) -> None:
+        self.life = _Life()
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
-        threading.Thread(target=_make_calls, args=(self._calls,), name="wsi-task", daemon=True).start()
+        threading.Thread(target=_make_calls, args=(self._calls, self.life), name="wsi-task", daemon=True).start()
         weakref.finalize(self, self._calls.put, None)
 
     def ask(self, function: Callable[..., Any], args: tuple[Any, ...]) -> "Future[Any]":
@@ -50,7 +66,8 @@ class _Partner:
         return answer
 
 
-def _make_calls(calls: "SimpleQueue[Call | None]") -> None:
+def _make_calls(calls: "SimpleQueue[Call | None]", life: _Life) -> None:
+    _mine.life = life
     while (call := calls.get()) is not None:
         _make(*call)
         del call  # and with it the result

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import Config, mapping_key, scoring_key, tiling_key
-from wsi_pipeline.errors import ClusterError, ScaleError, SlideError, WsiError
+from wsi_pipeline.errors import ClusterError, ScaleError, SlideError, StalledError, WsiError
 from wsi_pipeline.maps.aggregate import SlideResult, without_result
 from wsi_pipeline.pipeline.claims import Claims, open_claims
 from wsi_pipeline.pipeline.folder import RunFolder
@@ -101,6 +101,7 @@ def run_cohort(
         ThreadPoolExecutor(1, thread_name_prefix="tile") as tiling,
         ThreadPoolExecutor(1, thread_name_prefix="map") as mapping,
     ):
+        cluster.stall_s = config.run.stall_s
         run = Run(folder, config, cluster, classifier, until, listen, claims, Event())
         waiting = [Work(entry) for entry in entries]
         try:
@@ -118,6 +119,7 @@ def run_cohort(
                 waiting = elsewhere
         finally:
             run.stopping.set()
+            cluster.stop()
             tiling.shutdown(wait=False, cancel_futures=True)
             mapping.shutdown(wait=False, cancel_futures=True)
 
@@ -277,12 +279,13 @@ def _failure(run: Run, work: Work, error: Exception) -> SlideResult:
         text = by_own_name("".join(traceback.format_exception(error)), path)
         run.folder.event("traceback", slide_id=work.entry.slide_id, text=text)
     message = str(error) if isinstance(error, WsiError) else f"{type(error).__name__}: {error}"
+    stalled = isinstance(error, StalledError)  # then nothing more is asked of its path
     result = without_result(
         work.entry.slide_id,
         _status_of(error, work.stage),
         stage=work.stage,
         error=type(error).__name__,
-        message=by_own_name(message, path),
+        message=f"{path.name}: {message}" if stalled else by_own_name(message, path),
         slide=work.slide,
     )
     return _with_entry(replace(result, seconds=round(work.seconds, 3)), work.entry)
@@ -291,7 +294,8 @@ def _failure(run: Run, work: Work, error: Exception) -> SlideResult:
 def _status_of(error: Exception, stage: str) -> str:
     if isinstance(error, ScaleError) and stage == "open":
         return "no_mpp"
-    return "unreadable" if isinstance(error, SlideError) else "failed"
+    of_slide = isinstance(error, SlideError) and stage != "map"  # maps are drawn from the store alone
+    return "unreadable" if of_slide else "failed"
 
 
 def _with_entry(result: SlideResult, entry: SlideEntry) -> SlideResult:
