@@ -115,6 +115,31 @@ def test_tables_shared_by_all_tiles_are_used(tmp_path: Path) -> None:
     assert np.abs(fast.astype(int) - scene(128, 128)[10:110, 10:110]).mean() < 12
 
 
+def test_tiles_that_do_not_begin_alike_are_each_decoded_by_their_own_tables(tmp_path: Path) -> None:
+    pixels = scene(256, 64)
+    tiles = [
+        encode(np.ascontiguousarray(pixels[:, 64 * n : 64 * n + 64]), quality)
+        for n, quality in enumerate((90, 20, 20, 60))
+    ]
+    tifffile.imwrite(
+        tmp_path / "a.tif", iter(tiles), shape=pixels.shape, dtype=np.uint8, tile=(64, 64), photometric="ycbcr",
+        compression="jpeg", metadata=None,
+    )  # fmt: skip
+    slide = open_slide(tmp_path / "a.tif", mpp=MPP)
+    assert directly_read(slide) == [True]
+    np.testing.assert_array_equal(*both(slide, (0, 0, 0, (256, 64))))
+
+
+def test_a_region_is_read_into_the_room_given(tmp_path: Path) -> None:
+    slide = jpeg_tiff(tmp_path / "a.tif")
+    room = np.zeros((64, 64, 3), np.uint8)
+    with SlideReader(slide) as reader:
+        for box in ((64, 64, 64, 64), (30, 20, 64, 64), (270, 220, 64, 64)):
+            found = reader.read_box(box, (64, 64), out=room)
+            assert found is room
+            np.testing.assert_array_equal(found, both(slide, (*box[:2], 0, (64, 64)))[1])
+
+
 def test_the_pages_colours_count_not_the_tiles_own_marker(tmp_path: Path) -> None:
     rgb = {"photometric": "rgb", "compressionargs": {"outcolorspace": "rgb"}}
     slide = jpeg_tiff(tmp_path / "a.tif", sizes=((64, 64),), **rgb)

@@ -19,7 +19,7 @@ import tifffile
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.slide.describe import Slide
-from wsi_pipeline.slide.jpeg import REDUCTIONS, decode_into, standalone
+from wsi_pipeline.slide.jpeg import REDUCTIONS, decode_into, head_of, standalone
 from wsi_pipeline.slide.tiff import told_as_slide_error
 
 WHITE = 255
@@ -112,7 +112,9 @@ class DirectPixels:
     def __init__(self, path: str | Path, levels: tuple[JpegLevel | None, ...]) -> None:
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         self._close = weakref.finalize(self, os.close, self._file)  # also where a thread ends with it open
+        self._size = os.fstat(self._file).st_size
         self._levels = levels
+        self._heads: dict[int, tuple[bytes, bytes]] = {}  # of the last tile of each level: as it lies there, as decoded
         self._kept: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
         self._passed = 0, 0, 1  # level, tile and reduction from which on tiles may be wanted again
@@ -130,31 +132,39 @@ class DirectPixels:
         return self._levels[level] is not None
 
     def read(
-        self, x: int, y: int, level: int, size_px: tuple[int, int], *, reduction: int = 1
+        self,
+        x: int,
+        y: int,
+        level: int,
+        size_px: tuple[int, int],
+        *,
+        reduction: int = 1,
+        out: np.ndarray | None = None,
     ) -> np.ndarray:
         """Region at (x, y) of the level, or of the level reduced -> (height, width, 3) uint8 RGB, white outside.
 
-        With `reduction` 2, 4 or 8 everything is in pixels of the level at 1/2, 1/4, 1/8, made in the decoder.
+        With `reduction` 2, 4 or 8 everything is in pixels of the level at 1/2, 1/4, 1/8, made in the decoder. Read
+        into `out`, contiguous and of just that shape, where one is given.
         Raises ValueError or OSError where a tile cannot be decoded.
         """
         info = self._known(level)
-        cols, rows = (side // reduction for side in info.tile)
+        cols, rows = info.tile[0] // reduction, info.tile[1] // reduction
         right = min(x + size_px[0], info.size[0] // reduction)
         bottom = min(y + size_px[1], info.size[1] // reduction)
         self._passed = level, max(y, 0) // rows * info.across, reduction
-        region = np.empty((size_px[1], size_px[0], 3), np.uint8)
+        region = np.empty((size_px[1], size_px[0], 3), np.uint8) if out is None else out
         if info.gaps or x < 0 or y < 0 or (right - x, bottom - y) != size_px:
             region[:] = WHITE
-        for row in range(max(y, 0) // rows, -(-bottom // rows)):
-            for col in range(max(x, 0) // cols, -(-right // cols)):
-                left, top = col * cols, row * rows
-                x0, y0, x1, y1 = max(x, left), max(y, top), min(right, left + cols), min(bottom, top + rows)
-                place = region[y0 - y : y1 - y, x0 - x : x1 - x]
+        whole = size_px == info.tile == (right - x, bottom - y) and x % cols == y % rows == 0
+        whole = whole and reduction == 1 and not self._kept
+        across = _pieces(x, right, cols)
+        for row, to_rows, of_rows in _pieces(y, bottom, rows):
+            for col, to_cols, of_cols in across:
                 index = row * info.across + col
-                if place.shape[:2] == region.shape[:2] == (rows, cols) and reduction == 1 and not self._kept:
-                    self._decode_whole(info, index, region)
+                if whole:
+                    self._decode_whole(level, index, region)
                 elif (tile := self._tile(level, index, reduction)) is not None:
-                    place[:] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+                    region[to_rows, to_cols] = tile[of_rows, of_cols]
         return region
 
     def tile_bytes(self, x: int, y: int, level: int, size_px: tuple[int, int]) -> bytes | None:
@@ -168,7 +178,9 @@ class DirectPixels:
         if size_px != info.tile or (col * info.tile[0], row * info.tile[1]) != (x, y) or not whole:
             return None
         index = row * info.across + col
-        return self._jpeg(info, index) if info.counts[index] else None
+        if not info.counts[index]:
+            return None
+        return standalone(self._data(info, index), info.tables, ycbcr=info.ycbcr, shape=(info.tile[1], info.tile[0]))
 
     def close(self) -> None:
         """Close the file and forget what was decoded."""
@@ -181,22 +193,23 @@ class DirectPixels:
         assert info is not None, "asked for a level that it has not"
         return info
 
-    def _decode_whole(self, info: JpegLevel, index: int, region: np.ndarray) -> None:
+    def _decode_whole(self, level: int, index: int, region: np.ndarray) -> None:
         """A region that is just one tile: straight into it. Not kept: where all were so, no neighbour needs it."""
-        if info.counts[index]:
-            decode_into(self._jpeg(info, index), region)
+        if self._known(level).counts[index]:
+            decode_into(self._jpeg(level, index), region)
             self.decoded += 1
 
     def _tile(self, level: int, index: int, reduction: int) -> np.ndarray | None:
         """One decoded tile (rows, columns, 3), from memory if it was decoded lately; None where none was written."""
-        info, key = self._known(level), (level, index, reduction)
+        key = level, index, reduction
+        if (kept := self._kept.get(key)) is not None:
+            self._kept.move_to_end(key)
+            return kept
+        info = self._known(level)
         if not info.counts[index]:
             return None
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        jpeg, shape = self._jpeg(info, index), (info.tile[1], info.tile[0])
-        room = self._room((shape[0] // reduction, shape[1] // reduction, 3))
+        jpeg = self._jpeg(level, index)
+        room = self._room((info.tile[1] // reduction, info.tile[0] // reduction, 3))
         try:
             decode_into(jpeg, room, reduction)
         except ValueError:
@@ -226,10 +239,31 @@ class DirectPixels:
         level, tile, reduction = self._passed
         return key[0] != level or key[1] < tile or key[2] != reduction
 
-    def _jpeg(self, info: JpegLevel, index: int) -> bytes:
+    def _jpeg(self, level: int, index: int) -> bytes:
+        """A tile for the decoder; what lies before its pixels is taken apart only where it is not the last one's."""
+        info = self._known(level)
+        data = self._data(info, index)
+        raw, head = self._heads.get(level, (b"", b""))
+        if not raw or not data.startswith(raw):
+            head, at = head_of(data, info.tables, ycbcr=info.ycbcr, shape=(info.tile[1], info.tile[0]))
+            raw = data[: at + 2]  # with the marker of the scan, so that nothing else can follow
+            self._heads[level] = raw, head + raw[at:]
+            head += raw[at:]
+        return head + data[len(raw) :]
+
+    def _data(self, info: JpegLevel, index: int) -> bytes:
+        """The bytes of a tile as they lie in the file."""
         start, count = int(info.offsets[index]), int(info.counts[index])
-        if start + count > os.fstat(self._file).st_size:  # room is made for all that is asked for
+        if start + count > self._size:  # room is made for all that is asked for
             raise ValueError("a tile beyond the end of the file")
         os.lseek(self._file, start, os.SEEK_SET)
-        data = os.read(self._file, count)
-        return standalone(data, info.tables, ycbcr=info.ycbcr, shape=(info.tile[1], info.tile[0]))
+        return os.read(self._file, count)
+
+
+def _pieces(start: int, stop: int, side: int) -> list[tuple[int, slice, slice]]:
+    """The tiles that start to stop touches: number, what of the region it fills, with what of it."""
+    found = []
+    for tile in range(max(start, 0) // side, -(-stop // side)):
+        first, last = max(start, tile * side), min(stop, (tile + 1) * side)
+        found.append((tile, slice(first - start, last - start), slice(first - tile * side, last - tile * side)))
+    return found

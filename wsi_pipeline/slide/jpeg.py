@@ -22,6 +22,12 @@ def standalone(data: bytes, tables: bytes | None, *, ycbcr: bool, shape: tuple[i
     takes them. Comments go too, and whatever lies behind the image: both may name a patient. Raises ValueError
     where the data are no JPEG of `shape` (rows, columns) in three 8-bit channels.
     """
+    head, at = head_of(data, tables, ycbcr=ycbcr, shape=shape)
+    return head + _scan(data, at)
+
+
+def head_of(data: bytes, tables: bytes | None, *, ycbcr: bool, shape: tuple[int, int]) -> tuple[bytes, int]:
+    """What `standalone` puts before the pixels, and where these begin in `data`; the same for most tiles of a page."""
     parts = [_START, _adobe(ycbcr)]
     at = _segment(tables, 0)[1] if tables else 0
     while tables and at < len(tables) - 2:  # without its own end
@@ -33,8 +39,7 @@ def standalone(data: bytes, tables: bytes | None, *, ycbcr: bool, shape: tuple[i
     while True:
         mark, after = _segment(data, at)
         if mark == _SCAN:
-            parts.append(_scan(data, at))
-            return b"".join(parts)
+            return b"".join(parts), at
         if mark in _FRAMES:
             _check_frame(data[at:after], shape)
         if mark not in _DROPPED:

@@ -7,16 +7,16 @@ images are never read.
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from wsi_pipeline.errors import ScaleError, SlideError
+from wsi_pipeline.slide.cache import hold
 from wsi_pipeline.slide.describe import SAME_SCALE
 from wsi_pipeline.slide.describe import Slide as Slide  # at home here for all who read slides
 from wsi_pipeline.slide.describe import working_mpp as working_mpp
@@ -27,6 +27,7 @@ from wsi_pipeline.slide.opening import open_slide as open_slide
 from wsi_pipeline.slide.openslide_pixels import OpenSlidePixels
 from wsi_pipeline.slide.reduce import coarsest_below, read_around, reduce_box, reduce_whole
 from wsi_pipeline.slide.tiff import TiffPixels
+from wsi_pipeline.slide.urls import is_url
 
 _OPEN_HANDLES = 4  # a thread
 _WHOLE = 1e-6  # of a pixel; at less OpenSlide interpolates nothing
@@ -63,11 +64,15 @@ class SlideReader:
         self.slide = slide
         self.failed = False
         self.warnings: tuple[str, ...] = ()
-        self._path = Path(slide.path)
-        self._pixels = TiffPixels(slide.path) if slide.backend == "tifffile" else OpenSlidePixels(self._path)
+        self._held = hold(slide.path)
+        self._path = self._held.path
+        here = replace(slide, path=str(self._path))
+        self._opened: OpenSlidePixels | TiffPixels | None = None
         self._direct: DirectPixels | None = None
-        if reading.direct and any(levels := jpeg_levels(slide)):
-            self._direct = DirectPixels(slide.path, levels)
+        if reading.direct and any(levels := jpeg_levels(here)):
+            self._direct = DirectPixels(here.path, levels)
+        else:
+            self._opened = self._pixels  # what cannot be opened is told now
         self._reductions = REDUCTIONS if reading.reduced else (1,)
         self._to_srgb: Any = None
         if reading.icc:
@@ -81,19 +86,24 @@ class SlideReader:
 
     def close(self) -> None:
         """Close the file; the reader cannot be used after it."""
-        self._pixels.close()
+        if self._opened:
+            self._opened.close()
         if self._direct:
             self._direct.close()
+        self._held.close()
 
-    def read(self, x_l0: int, y_l0: int, level: int, size_px: tuple[int, int]) -> np.ndarray:
+    def read(
+        self, x_l0: int, y_l0: int, level: int, size_px: tuple[int, int], *, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """`size_px` (width, height) pixels of a level from level-0 (x_l0, y_l0) on.
 
+        They may come in `out`, contiguous and of their shape: room that was used before costs no page faults.
         Raises SlideError where they cannot be decoded.
         """
         by = self.slide.level_downsamples[level]
         x, y = x_l0 / by, y_l0 / by
         if max(abs(x - round(x)), abs(y - round(y))) < _WHOLE:
-            direct = self._directly(round(x), round(y), level, size_px)
+            direct = self._directly(round(x), round(y), level, size_px, out=out)
             if direct is not None:
                 return self._coloured(direct)
         try:
@@ -104,11 +114,14 @@ class SlideReader:
             self.failed = True
             raise
 
-    def read_box(self, box_l0: tuple[float, float, float, float], size_px: tuple[int, int]) -> np.ndarray:
+    def read_box(
+        self, box_l0: tuple[float, float, float, float], size_px: tuple[int, int], *, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """A level-0 box (x, y, width, height), over the edges or not, at `size_px` (width, height) pixels.
 
         Read from the nearest finer level. Within 2 % of that level's scale its pixels come as they are, else
-        they are reduced without aliasing. Raises ScaleError where they would have to be enlarged.
+        they are reduced without aliasing. They may come in `out`, as for `read`. Raises ScaleError where they
+        would have to be enlarged.
         """
         x, y, width, height = box_l0
         zoom = width / size_px[0], height / size_px[1]
@@ -117,7 +130,7 @@ class SlideReader:
         by = self.slide.level_downsamples[level] * reduction
         read = partial(self._read_reduced, level, reduction)
         if all(abs(ratio / by - 1) <= SAME_SCALE for ratio in zoom):
-            return read(round(x / by), round(y / by), size_px)
+            return read(round(x / by), round(y / by), size_px, out=out)
         return reduce_box(read, (x / by, y / by, width / by, height / by), size_px)
 
     def read_thumbnail(self, size_px: tuple[int, int]) -> np.ndarray:
@@ -158,6 +171,14 @@ class SlideReader:
         except (ValueError, OSError):
             return None
 
+    @property
+    def _pixels(self) -> OpenSlidePixels | TiffPixels:
+        """OpenSlide or tifffile; beside the direct reader opened only once it is needed: OpenSlide takes 7 ms."""
+        if self._opened is None:
+            by_tifffile = self.slide.backend == "tifffile"
+            self._opened = TiffPixels(self._path) if by_tifffile else OpenSlidePixels(self._path)
+        return self._opened
+
     def _level_for(self, zoom: float) -> int:
         level = coarsest_below(self.slide.level_downsamples, zoom * (1 + SAME_SCALE))
         if level is None:
@@ -169,26 +190,37 @@ class SlideReader:
 
     def _reduction_for(self, level: int, zoom: float) -> int:
         """By how much the decoder itself may reduce a level on the way to `zoom`; 1 where it must not."""
-        if self._direct is None or not self._direct.has(level):
+        if len(self._reductions) == 1 or self._direct is None or not self._direct.has(level):
             return 1
         by = self.slide.level_downsamples[level]
         return max(r for r in self._reductions if by * r <= zoom * (1 + SAME_SCALE))
 
-    def _read_reduced(self, level: int, reduction: int, left: int, top: int, size_px: tuple[int, int]) -> np.ndarray:
+    def _read_reduced(
+        self,
+        level: int,
+        reduction: int,
+        left: int,
+        top: int,
+        size_px: tuple[int, int],
+        *,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
         """A region from (left, top) on, in pixels of the level at 1/`reduction`."""
         if reduction == 1:
-            return self._read_level(level, left, top, size_px)
-        direct = self._directly(left, top, level, size_px, reduction)
+            return self._read_level(level, left, top, size_px, out=out)
+        direct = self._directly(left, top, level, size_px, reduction=reduction, out=out)
         if direct is not None:
             return self._coloured(direct)
         width, height = size_px
         whole = self._read_level(level, left * reduction, top * reduction, (width * reduction, height * reduction))
         return np.asarray(Image.fromarray(whole).reduce(reduction))
 
-    def _read_level(self, level: int, left: int, top: int, size_px: tuple[int, int]) -> np.ndarray:
+    def _read_level(
+        self, level: int, left: int, top: int, size_px: tuple[int, int], *, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """A region from (left, top) of the level's own pixels on."""
         by = self.slide.level_downsamples[level]
-        return self.read(round(left * by), round(top * by), level, size_px)
+        return self.read(round(left * by), round(top * by), level, size_px, out=out)
 
     def _read_afresh(self, level: int, left: int, top: int, size_px: tuple[int, int]) -> np.ndarray:
         """The same, whatever went wrong before."""
@@ -198,13 +230,20 @@ class SlideReader:
         return self._read_level(level, left, top, size_px)
 
     def _directly(
-        self, x: int, y: int, level: int, size_px: tuple[int, int], reduction: int = 1
+        self,
+        x: int,
+        y: int,
+        level: int,
+        size_px: tuple[int, int],
+        *,
+        reduction: int = 1,
+        out: np.ndarray | None = None,
     ) -> np.ndarray | None:
         """The region without OpenSlide; None where that must read it, or tell what is wrong with it."""
         if self._direct is None or not self._direct.has(level):
             return None
         try:
-            return self._direct.read(x, y, level, size_px, reduction=reduction)
+            return self._direct.read(x, y, level, size_px, reduction=reduction, out=out)
         except (ValueError, OSError):
             return None
 
@@ -243,11 +282,19 @@ def reader_for(slide: Slide, reading: Reading = PLAIN) -> SlideReader:
     if key in readers and readers[key].failed:
         readers.pop(key).close()
     if key not in readers:
+        if is_url(slide.path):
+            _close_other_urls(slide)
         while len(readers) >= _OPEN_HANDLES:
             readers.popitem(last=False)[1].close()
         readers[key] = SlideReader(slide, reading)
     readers.move_to_end(key)
     return readers[key]
+
+
+def _close_other_urls(slide: Slide) -> None:
+    """Let go of this thread's other slides at URLs: the cache keeps whatever is open."""
+    for key in [key for key in _handles.readers if is_url(key[0]) and key[0] != slide.path]:
+        _handles.readers.pop(key).close()
 
 
 def drop_reader(slide: Slide) -> None:

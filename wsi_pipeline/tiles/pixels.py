@@ -12,22 +12,26 @@ WHITE = 255
 Box = tuple[float, float, float, float]
 
 
-def read_tiles(grid: TileGrid, start: int, stop: int, reading: Reading = PLAIN) -> tuple[np.ndarray, np.ndarray]:
+def read_tiles(
+    grid: TileGrid, start: int, stop: int, reading: Reading = PLAIN, *, out: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Read tiles start to stop of `grid` from its slide, with this thread's handle.
 
     Row by row, as the grid has them, so that the reader still has what neighbours share. Returns (n, tile_px,
     tile_px, 3) uint8 RGB, white beyond the slide, and (n,) bool, False (and white) where a tile could not be
-    read twice. Raises SlideError only where the slide cannot be opened.
+    read twice. The tiles lie in `out`, contiguous and of n tiles or more, if that is given. Raises SlideError only
+    where the slide cannot be opened.
     """
     boxes = grid.boxes_l0(start, stop)
-    tiles = np.full((len(boxes), grid.tile_px, grid.tile_px, 3), WHITE, dtype=np.uint8)
+    shape = len(boxes), grid.tile_px, grid.tile_px, 3
+    tiles = np.empty(shape, np.uint8) if out is None else out[: len(boxes)]
     readable = np.ones(len(boxes), dtype=bool)
-    for index, box in enumerate(boxes.tolist()):
-        pixels = _read_twice(grid, tuple(box), reading)
+    for index, (box, place) in enumerate(zip(boxes.tolist(), tiles, strict=True)):
+        pixels = _read_twice(grid, tuple(box), reading, place)
         if pixels is None:
-            readable[index] = False
-        else:
-            tiles[index] = pixels
+            readable[index], place[:] = False, WHITE
+        elif pixels is not place:
+            place[:] = pixels
     return tiles, readable
 
 
@@ -51,16 +55,16 @@ def read_jpegs(
     return jpegs, readable
 
 
-def _read_twice(grid: TileGrid, box_l0: Box, reading: Reading) -> np.ndarray | None:
-    """One tile (tile_px, tile_px, 3), or None where neither the open handle nor a fresh one reads it."""
+def _read_twice(grid: TileGrid, box_l0: Box, reading: Reading, out: np.ndarray | None = None) -> np.ndarray | None:
+    """One tile (tile_px, tile_px, 3), in `out` or not; None where neither the open handle nor a fresh one reads it."""
     size_px = (grid.tile_px, grid.tile_px)
     try:
-        return reader_for(grid.slide, reading).read_box(box_l0, size_px)
+        return reader_for(grid.slide, reading).read_box(box_l0, size_px, out=out)
     except SlideError:
         drop_reader(grid.slide)  # OpenSlide keeps an error for good: this handle is lost
     reader = reader_for(grid.slide, reading)
     try:
-        return reader.read_box(box_l0, size_px)
+        return reader.read_box(box_l0, size_px, out=out)
     except SlideError:
         drop_reader(grid.slide)
         return None
