@@ -37,7 +37,7 @@ class DamagedReader:
         self.tried: list[tuple[float, float]] = []
         self.dropped = 0
 
-    def read_box(self, box_l0: tuple[float, float, float, float], size_px: tuple[int, int]) -> np.ndarray:
+    def read_box(self, box_l0: tuple[float, ...], size_px: tuple[int, int], *, out: np.ndarray) -> np.ndarray:
         corner = box_l0[:2]
         self.tried.append(corner)
         if corner in self.damaged and not (self.heals and self.tried.count(corner) > 1):
