@@ -148,6 +148,18 @@ class RunKnobs(Section):
         ge=1,
         le=86400,
     )
+    cache_dir: str | None = knob(
+        None,
+        "folder of this machine for copies of slides at URLs and for what is written to a run folder at a URL; "
+        "$WSI_PIPELINE_CACHE_DIR, or a folder of the user's among the temporary files, when not given",
+    )
+    cache_gb: float | None = knob(
+        None,
+        "copies of slides kept there, those used longest ago removed first; never one in use; "
+        "$WSI_PIPELINE_CACHE_GB or 100 when not given",
+        unit="GB",
+        ge=0,
+    )
     limit: int | None = knob(None, "only the first so many slides", unit="slides", ge=1)
 
 

@@ -1,19 +1,23 @@
-"""A folder, a glob, one file or a manifest CSV -> the slides to work on, each with an id of its own."""
+"""A folder, glob, file or manifest CSV, on a disk or at a URL -> the slides to work on, each with an id of its own."""
 
 import csv
 import difflib
 import json
 import os
+import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.slide.cache import hold
+from wsi_pipeline.slide.companions import series_of
 from wsi_pipeline.slide.openslide_pixels import slide_identity
+from wsi_pipeline.slide.urls import FileSystem, is_url, plain, reaching, remote
 
 SUFFIXES = frozenset(
     [".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".qptiff"]
@@ -42,10 +46,14 @@ class SlideEntry:
 def find_slides(source: str | Path, *, exclude: Sequence[Path] = ()) -> list[SlideEntry]:
     """The slides that `source` names, sorted by id; folders in `exclude` and our own outputs are left out.
 
-    Raises ConfigError where nothing is found, or where a manifest or two ids cannot be used.
+    `source` may be a URL of any protocol of fsspec; the paths of its slides are URLs then. Raises ConfigError
+    where nothing is found, or where a manifest or two ids cannot be used.
     """
+    source = plain(str(source))
     place = Path(source)
-    if place.is_dir():
+    if is_url(source):
+        entries = _at_url(source)
+    elif place.is_dir():
         entries = _named(_walk(place, [Path(folder).resolve() for folder in exclude]), place)
     elif place.suffix.lower() == ".csv" and place.exists():
         entries = _manifest(place)
@@ -107,7 +115,11 @@ def _is_run_folder(folder: Path) -> bool:
         return False
 
 
-def _one_a_series(paths: list[Path]) -> Iterator[Path]:
+def _identity(path: Path) -> str | None:
+    return slide_identity(path) if path.is_file() else None
+
+
+def _one_a_series(paths: list[Path], identity_of: Callable[[Path], str | None] = _identity) -> Iterator[Path]:
     """All paths, but of the DICOM files of one folder only the first of each slide: a slide is many files."""
     series: defaultdict[Path, list[Path]] = defaultdict(list)
     for path in paths:
@@ -118,11 +130,36 @@ def _one_a_series(paths: list[Path]) -> Iterator[Path]:
     for files in series.values():
         known: set[str] = set()
         for path in sorted(files):
-            identity = slide_identity(path) if len(files) > 1 and path.is_file() else None
+            identity = identity_of(path) if len(files) > 1 else None
             if identity is None or identity not in known:
                 yield path
             if identity:
                 known.add(identity)
+
+
+def _at_url(url: str) -> list[SlideEntry]:
+    """The slides of a folder, glob, file or manifest in a file system of fsspec."""
+    files, place = remote(url)
+    with reaching(url, ConfigError):
+        if url.lower().endswith(".csv"):
+            with hold(url) as held:
+                return _manifest(held.path, beside=files.unstrip_protocol(posixpath.dirname(place)).rstrip("/"))
+        keys, root = _keys(files, place)
+        by_path = {Path(key): key for key in keys}
+        found = sorted(_one_a_series(sorted(by_path), lambda path: series_of(files, by_path[path])))
+    entries = [(entry, by_path[Path(entry.path)]) for entry in _named(found, root)]
+    return [replace(entry, path=files.unstrip_protocol(key)) for entry, key in entries]
+
+
+def _keys(files: FileSystem, place: str) -> tuple[list[str], Path]:
+    """The slides that a path in a file system stands for, and the folder that ids are told from."""
+    if files.isfile(place):
+        return [place], Path(place).parent
+    if any(mark in place for mark in "*?["):
+        found = [key for key in files.glob(place) if _is_slide_name(Path(key))]
+        return found, Path(os.path.commonpath([posixpath.dirname(key) for key in found]) if found else place)
+    below = [key for key in files.find(place) if _is_slide_name(Path(key))]
+    return [key for key in below if all(map(_may_hold_slides, Path(key).relative_to(place).parts[:-1]))], Path(place)
 
 
 def _named(paths: Sequence[Path], root: Path) -> list[SlideEntry]:
@@ -166,7 +203,8 @@ def _safe(name: str) -> str:
     return clean.encode()[:_MAX_ID_BYTES].decode("utf-8", "ignore").strip(" .") or "slide"
 
 
-def _manifest(path: Path) -> list[SlideEntry]:
+def _manifest(path: Path, beside: str = "") -> list[SlideEntry]:
+    """The rows of a manifest; their paths are from the folder of the file, or from the URL `beside`."""
     if path.stat().st_size > _MAX_TABLE:
         raise ConfigError(f"{path.name}: more than {_MAX_TABLE:,} bytes, no manifest of slides; give another file")
     try:
@@ -176,7 +214,7 @@ def _manifest(path: Path) -> list[SlideEntry]:
             rows = [(reader.line_num, row) for row in reader if any(row.values())]  # Excel leaves ",,,"
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path.name}: cannot be read as a CSV in UTF-8 ({error}); save it as one") from error
-    entries = [_row(path, number, row) for number, row in rows]
+    entries = [_row(path, number, row, beside or str(path.parent)) for number, row in rows]
     first: dict[str, int] = {}
     for entry, (number, _) in zip(entries, rows, strict=True):
         same = first.setdefault(_key(entry.slide_id), number)
@@ -201,10 +239,10 @@ def _check_columns(path: Path, columns: list[str]) -> None:
             raise ConfigError(f"{path.name}: unknown column {name!r}; did you mean {near[0]!r}?")
 
 
-def _row(path: Path, number: int, row: dict[str, str]) -> SlideEntry:
+def _row(path: Path, number: int, row: dict[str, str], beside: str) -> SlideEntry:
     if None in row:
         raise ConfigError(f"{path.name}, row {number}: more fields than columns; put quotes around a comma")
-    slide_id, where = row["slide_id"], row["path"]
+    slide_id, where = row["slide_id"], plain(row["path"] or "")
     if not slide_id or not where:
         raise ConfigError(f"{path.name}, row {number}: empty {'path' if slide_id else 'slide_id'}; fill it in")
     if _safe(slide_id) != slide_id or slide_id.startswith("."):
@@ -220,10 +258,17 @@ def _row(path: Path, number: int, row: dict[str, str]) -> SlideEntry:
         raise ConfigError(f"{path.name}, row {number}: mpp_x and mpp_y go together; give both, or mpp")
     return SlideEntry(
         slide_id,
-        str(path.parent / where),
+        _from(beside, where),
         (x, y) if x and y else None,
         *(row.get(name) or None for name in ("label", "patient_id", "split")),
     )
+
+
+def _from(beside: str, where: str) -> str:
+    """A path of a manifest, which lies at `beside`: a URL or a path of its own, or from there on."""
+    if is_url(where):
+        return where
+    return f"{beside}/{where}" if is_url(beside) else str(Path(beside) / where)
 
 
 def _mpp(path: Path, number: int, row: dict[str, str], column: str) -> float | None:

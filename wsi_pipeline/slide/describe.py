@@ -20,7 +20,7 @@ class Slide:
     """What a slide file is, without an open handle.
 
     Attributes:
-        path: absolute; links keep their own name.
+        path: absolute; links keep their own name; a URL stays one, wherever its copy lies.
         size_l0: (width, height) of level 0.
         mpp_l0: um/px of level 0, x and y apart, with its source.
         level_sizes: (width, height) of each level, finest first.

@@ -1,13 +1,16 @@
 """A slide file -> what it is: by OpenSlide, by its TIFF tags, or by both."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.slide.cache import hold
 from wsi_pipeline.slide.describe import Facts, Slide, describe
 from wsi_pipeline.slide.files import check_file, is_tiff, shown
 from wsi_pipeline.slide.openslide_pixels import GENERIC, facts_of_openslide, format_of
 from wsi_pipeline.slide.tiff import TiffTags, facts_of_tiff, impossible, tiff_tags
+from wsi_pipeline.slide.urls import is_url
 
 Pair = tuple[float, float]
 
@@ -21,14 +24,16 @@ def open_slide(
     mpp: Pair | None = None,
     mpp_default: float | None = None,
 ) -> Slide:
-    """Open the file, see what it is, close it.
+    """Open the file, or the one at a URL, see what it is, close it.
 
     `mpp` is the manifest's (x, y), `mpp_default` is for files that tell none. Raises SlideError where the
     file cannot be read or is no RGB brightfield slide, ScaleError where its scale is missing or implausible.
     """
-    path = Path(os.path.abspath(path))
-    check_file(path)
-    return describe(path, _facts(path), slide_id=slide_id, mpp=mpp, mpp_default=mpp_default)
+    where = str(path) if is_url(path) else os.path.abspath(path)
+    with hold(where) as held:
+        check_file(held.path)
+        found = describe(held.path, _facts(held.path), slide_id=slide_id, mpp=mpp, mpp_default=mpp_default)
+    return replace(found, path=where)
 
 
 def _facts(path: Path) -> Facts:

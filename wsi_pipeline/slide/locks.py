@@ -1,0 +1,60 @@
+"""Lock files: held by many or by one alone, and free the moment their process is gone, however it ended."""
+
+import os
+import weakref
+from pathlib import Path
+
+from wsi_pipeline.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows: all but URLs works without
+    fcntl = None  # type: ignore[assignment]
+
+
+class Lock:
+    """A lock that is held until `close`; a context manager."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.close = weakref.finalize(self, os.close, handle)
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def lock(path: Path, *, alone: bool) -> Lock:
+    """Wait for the lock at `path`, made where it is not there: alone, or with others that do not ask to be alone."""
+    found = _lock(path, alone=alone, wait=True)
+    assert found is not None
+    return found
+
+
+def try_lock(path: Path) -> Lock | None:
+    """The lock at `path` alone, or None where anyone holds it."""
+    return _lock(path, alone=True, wait=False)
+
+
+def _lock(path: Path, *, alone: bool, wait: bool) -> Lock | None:
+    if fcntl is None:
+        raise ConfigError("files at URLs need POSIX locks, which this system has not; mount or copy them")
+    while True:
+        found = Lock(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        try:
+            fcntl.flock(found.handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            found.close()
+            return None
+        if _is_at(path, found.handle):
+            return found
+        found.close()  # its last owner removed it while this one waited
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
