@@ -8,12 +8,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "wsi_pipeline"
 LAYERS = ("base", "slide", "tiles", "learn", "scores", "maps", "pipeline", "cli", "__main__")
-BASE = ("cluster", "config", "disk", "geometry", "errors", "schedulers", "slurm", "stall", "__init__")
+BASE = ("cluster", "config", "disk", "geometry", "gpus", "errors", "schedulers", "slurm", "stall", "__init__")
 FILES = sorted(PACKAGE.rglob("*.py"))
 THEIR_FILES = {
     "openslide": ["slide/openslide_pixels.py"],
     "rasterio": ["maps/heatmap.py"],
-    "dask.distributed": ["cluster.py", "schedulers.py"],
+    "dask.distributed": ["cluster.py", "gpus.py", "schedulers.py"],
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from dask.distributed import Client, KilledWorker, get_worker
 
 from wsi_pipeline.errors import ClusterError, StalledError
+from wsi_pipeline.gpus import Gpus
 from wsi_pipeline.stall import answer_within
 
 Args = tuple[Any, ...]
@@ -24,6 +25,8 @@ Args = tuple[Any, ...]
 NO_WORKER_S = 60.0  # without any worker, which may be restarting: that takes 2 s
 _LOOK_S = 1.0  # between looks at what else may have happened while a task is waited for
 _END_S = 3.0  # for tasks under way when all is to end: a shard takes less
+_WORKERS_A_SLIDE = 16  # the shards of one slide keep about as many busy
+_WINDOW = 256  # tasks of one map at once: on a large cluster several maps are under way
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,17 +52,26 @@ class Cluster:
 
     Attributes:
         n_workers: tasks that run at once.
+        gpus: the workers with a GPU, where there are any; what is submitted here is for the others.
         stall_s: seconds that a task may run, its time in queues aside; then it is given up with StalledError, and
             the process that is left with it is started anew (a thread is left as it is). None: no limit.
     """
 
-    def __init__(self, executor: Executor, n_workers: int, client: Client | None = None) -> None:
+    def __init__(
+        self, executor: Executor, n_workers: int, client: Client | None = None, *, gpus: Gpus | None = None
+    ) -> None:
         self.n_workers = n_workers
+        self.gpus = gpus
         self._executor = executor
         self._client = client
         self.stall_s: float | None = None
         self._stopped = math.inf  # when, by the monotonic clock
         self._gate = _Gate()
+
+    @property
+    def slides_at_once(self) -> int:
+        """Slides to be under way in each stage, that all workers and GPUs have work."""
+        return max(1, self.n_workers // _WORKERS_A_SLIDE, self.gpus.n_gpus if self.gpus else 0)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Task:
         """Start `function(*args)` on a worker; both must be picklable and small."""
@@ -70,13 +82,13 @@ class Cluster:
     ) -> Generator[tuple[int, Any], None, None]:
         """Run `function(*args)` for each tuple of `items`; yield (index, result) as they are done.
 
-        At most `window` tasks (two a worker by default) are under way, whatever the number of items. A
+        At most `window` tasks (two a worker, 256 at most, by default) are under way, however many the items. A
         task's own exception ends the map, raised as it is; no task of the map is left running then.
         Raises ClusterError, naming the item, where a task killed two workers.
         """
         under_way: dict[Future[Any], tuple[int, Args]] = {}
         queue = enumerate(items)
-        window = window or 2 * self.n_workers
+        window = window or min(2 * self.n_workers, _WINDOW)
         try:
             while True:
                 for index, args in islice(queue, window - len(under_way)):

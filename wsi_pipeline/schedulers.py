@@ -11,8 +11,10 @@ import dask
 from dask.distributed import Client, LocalCluster, Worker, WorkerPlugin
 from dask.system import CPU_COUNT
 
-from wsi_pipeline.cluster import Cluster
+from wsi_pipeline import __version__
+from wsi_pipeline.cluster import NO_WORKER_S, Cluster
 from wsi_pipeline.errors import ClusterError, ConfigError
+from wsi_pipeline.gpus import Gpus, Readers, Survey
 
 CONNECT_S = 10.0  # until a scheduler answers, and until it has a worker
 MAX_LOCAL_WORKERS = 8  # beyond it one disk, not the processors, sets the pace; --workers goes further
@@ -36,8 +38,9 @@ def open_cluster(scheduler: str = "local", *, workers: int | None = None) -> Ite
 
     `scheduler` is "local" (processes on this machine, one thread each, reachable from this machine only),
     "threads" (threads of this process) or the address of a Dask scheduler ("tcp://host:8786"; `workers` is
-    then the cluster's own). `workers` defaults to the processors that this process may use, at most 8.
-    Raises ClusterError within seconds where nobody answers or no worker is there.
+    then the cluster's own, and those that offer GPUs score, see gpus.py). `workers` defaults to the processors
+    that this process may use, at most 8. Raises ClusterError within seconds where nobody answers, no worker is
+    there, or one has another version of this package.
     """
     n_workers = workers or min(CPU_COUNT, MAX_LOCAL_WORKERS)
     if scheduler == "threads":
@@ -48,7 +51,7 @@ def open_cluster(scheduler: str = "local", *, workers: int | None = None) -> Ite
             yield Cluster(client.get_executor(pure=False), n_workers, client)
     elif "://" in scheduler:
         with _remote_client(scheduler) as client:
-            yield Cluster(client.get_executor(pure=False), sum(client.nthreads().values()), client)
+            yield _cluster_of(client)
     else:
         raise ConfigError(f"scheduler {scheduler!r}: give local, threads, or an address like tcp://host:8786")
 
@@ -98,6 +101,33 @@ def _connected(address: str) -> Iterator[Client]:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ClusterError(f"{address}: no Dask scheduler answers ({error})") from error
+def _cluster_of(client: Client) -> Cluster:
+    """The workers of a scheduler, those with a GPU apart where there are any."""
+    refuse_other_versions(client)
+    survey = Survey(client)
+    n_gpus, n_workers = survey.gpus(), survey.threads()
+    if not n_gpus:
+        return Cluster(client.get_executor(pure=False), n_workers, client)
+    gpus = Gpus(client, survey, n_gpus=n_gpus, patience_s=NO_WORKER_S)
+    return Cluster(Readers(client, survey), n_workers, client, gpus=gpus)
+
+
+def refuse_other_versions(client: Client) -> None:
+    """Raise ClusterError unless every worker has this very version of the package."""
+    told = client.run(_version, on_error="return")
+    others = {address: found for address, found in told.items() if found != __version__}
+    for address, found in others.items():
+        have = f"wsi_pipeline {found}" if isinstance(found, str) else f"no wsi_pipeline of use ({found})"
+        raise ClusterError(
+            f"worker {address} has {have}, this is {__version__}; install the same version on all workers "
+            f"({len(others)} of {len(told)} differ)"
+        )
+
+
+def _version() -> str:
+    return __version__
+
+
     with client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_S)

@@ -1,19 +1,22 @@
 """The classifier of a configuration, loaded, with what the user is told of it."""
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from wsi_pipeline.config import Config
+from wsi_pipeline.learn.checkpoint import shipped_models
+from wsi_pipeline.pipeline.lanes import Recipe, RemoteClassifier
 from wsi_pipeline.pipeline.score import Classifier
 from wsi_pipeline.scores.adaptive import Adaptive
 
 
-def load(config: Config) -> tuple[Classifier, dict[str, Any]]:
+def load(config: Config) -> tuple[Classifier | RemoteClassifier, dict[str, Any]]:
     """The classifier, and its entry for run.json; its note goes to stderr before any work."""
     knobs = config.model
-    classifier = Classifier(
-        knobs.checkpoint,
+    recipe = Recipe(
+        _path_anywhere(knobs.checkpoint),
         device=knobs.device,
         batch=knobs.batch,
         resample=knobs.resample,
@@ -23,6 +26,8 @@ def load(config: Config) -> tuple[Classifier, dict[str, Any]]:
         dense=knobs.dense,
         min_tissue=config.tiles.min_tissue,
     )
+    here = config.run.scheduler in ("local", "threads")
+    classifier = recipe.open() if here else RemoteClassifier(recipe)
     click.echo(f"model {classifier.name} ({classifier.id}) on {classifier.device}, by {classifier.engine}", err=True)
     if classifier.note:
         click.echo(f"note: {classifier.note}", err=True)
@@ -36,3 +41,8 @@ def load(config: Config) -> tuple[Classifier, dict[str, Any]]:
         "engine": classifier.engine,
     }
     return classifier, about
+
+
+def _path_anywhere(checkpoint: str) -> str:
+    """A path as it is known in any folder; the name of a model in the box as it is."""
+    return checkpoint if checkpoint in shipped_models() else str(Path(checkpoint).absolute())

@@ -1,6 +1,7 @@
 """A cohort of slides -> slide, tiles, scores, maps of each; what fails is recorded and the rest goes on.
 
-While the classifier scores one slide, the workers cut the tiles of the next and draw the maps of the last.
+While the classifier scores one slide, the workers cut the tiles of the next and draw the maps of the last. On a
+cluster with GPUs as many slides are scored at once, and as many more wait for one, cut and ready.
 """
 
 import time
@@ -13,11 +14,12 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import Config, mapping_key, scoring_key, tiling_key
 from wsi_pipeline.errors import ClusterError, ScaleError, SlideError, StalledError, WsiError
+from wsi_pipeline.gpus import Gpus
 from wsi_pipeline.maps.aggregate import SlideResult, without_result
 from wsi_pipeline.pipeline.claims import Claims, open_claims
 from wsi_pipeline.pipeline.folder import RunFolder
@@ -30,7 +32,6 @@ from wsi_pipeline.slide.reader import Slide, open_slide
 from wsi_pipeline.tiles.store import store_bytes
 
 FAILED = ("no_mpp", "unreadable", "failed")
-_AHEAD = 2  # slides being cut while one is scored
 _POLL_S = 2.0  # between looks at slides that other jobs are working on
 Stage = Literal["tile", "score", "map"]
 Listen = Callable[[str, dict[str, Any]], None]
@@ -42,6 +43,13 @@ class Scoring(Protocol):
     id: str
 
     def score(self, store_path: str, key: str, progress: Callable[[int], None] | None = None) -> Any: ...
+
+
+@runtime_checkable
+class Placeable(Protocol):
+    """A classifier that scores where the cluster's GPUs are; see pipeline/lanes.py."""
+
+    def place(self, gpus: Gpus | None) -> Scoring: ...
 
 
 class Work:
@@ -98,9 +106,11 @@ def run_cohort(
     with (
         open_claims(folder.claims) as claims,
         open_cluster(config.run.scheduler, workers=config.run.workers) as cluster,
-        ThreadPoolExecutor(1, thread_name_prefix="tile") as tiling,
-        ThreadPoolExecutor(1, thread_name_prefix="map") as mapping,
+        ThreadPoolExecutor(cluster.slides_at_once, thread_name_prefix="tile") as tiling,
+        ThreadPoolExecutor(_ending_at_once(cluster), thread_name_prefix="map") as mapping,
     ):
+        if isinstance(classifier, Placeable):
+            classifier = classifier.place(cluster.gpus)
         cluster.stall_s = config.run.stall_s
         run = Run(folder, config, cluster, classifier, until, listen, claims, Event())
         waiting = [Work(entry) for entry in entries]
@@ -129,25 +139,38 @@ def _pass(
 ) -> Iterator[Work]:
     """Take each slide through all its steps; those that other jobs have come out untouched."""
     mapped: deque[Future[Work]] = deque()
-    for work in _ahead(tiling, partial(_attempt, run, _tile), works):
-        if work.result is None:
+    for work in _ahead(tiling, partial(_attempt, run, _tile), works, run.cluster.slides_at_once + 1):
+        if run.cluster.gpus is None:
             _attempt(run, _score, work)
-        mapped.append(mapping.submit(_attempt, run, _map, work))
-        while mapped and (mapped[0].done() or len(mapped) > _AHEAD):
+            mapped.append(mapping.submit(_attempt, run, _map, work))
+        else:
+            mapped.append(mapping.submit(_score_and_map, run, work))
+        while mapped and (mapped[0].done() or len(mapped) > _ending_at_once(run.cluster) + 1):
             yield mapped.popleft().result()
     while mapped:
         yield mapped.popleft().result()
 
 
-def _ahead(pool: ThreadPoolExecutor, step: Callable[[Work], Work], works: Sequence[Work]) -> Iterator[Work]:
-    """Each work after its step, in order, the step being taken for a few of them ahead."""
+def _ahead(
+    pool: ThreadPoolExecutor, step: Callable[[Work], Work], works: Sequence[Work], ahead: int
+) -> Iterator[Work]:
+    """Each work after its step, in order, the step being taken for `ahead` of them."""
     waiting: deque[Future[Work]] = deque()
     for work in works:
         waiting.append(pool.submit(step, work))
-        if len(waiting) > _AHEAD:
+        if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def _ending_at_once(cluster: Cluster) -> int:
+    """Slides past their tiles: two a GPU, of which one waits for it, and those being drawn."""
+    return cluster.slides_at_once + (2 * cluster.gpus.n_gpus if cluster.gpus else 0)
+
+
+def _score_and_map(run: Run, work: Work) -> Work:
+    return _attempt(run, _map, _attempt(run, _score, work))
 
 
 def _attempt(run: Run, step: Callable[[Run, Work], None], work: Work) -> Work:
@@ -214,14 +237,21 @@ def _score(run: Run, work: Work) -> None:
     work.stage = "score"
     assert run.classifier is not None
     store = str(run.folder.store(work.entry.slide_id))
-    scores = run.classifier.score(store, work.scores_key, progress=lambda n: run.listen("tiles_scored", {"tiles": n}))
+    scores = run.classifier.score(store, work.scores_key, progress=partial(_scored, run))
     run.tell(
-        "scores_done", slide_id=work.entry.slide_id, tiles=len(scores.probs),
+        "scores_done", slide_id=work.entry.slide_id, tiles=scores.rows,
         tiles_per_s=round(scores.tiles_per_s, 1), busy_share=round(scores.busy_share, 3),
         seconds=round(scores.seconds, 3), filled=scores.filled, resumed=scores.resumed,
     )  # fmt: skip
     if run.until == "score":
-        work.result = _reached(work, len(scores.probs))
+        work.result = _reached(work, scores.rows)
+
+
+def _scored(run: Run, tiles: int) -> None:
+    """Tell of tiles just scored; when the run is being stopped, stop here: what is scored is kept."""
+    if run.stopping.is_set():
+        raise ClusterError("the run was stopped; go on with --resume")
+    run.listen("tiles_scored", {"tiles": tiles})
 
 
 def _map(run: Run, work: Work) -> None:

@@ -65,6 +65,11 @@ class Scores:
     windows: TileGrid | None = None
 
     def positive_prob(self) -> np.ndarray:
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(self.probs)
+
         """(N,) float32 P(cancer), see `p_cancer`."""
         return p_cancer(self.probs, self.class_names, self.positive, exclusive=self.exclusive)
 
