@@ -96,11 +96,6 @@ def _remote_client(address: str) -> Iterator[Client]:
         yield from _connected(address)
 
 
-def _connected(address: str) -> Iterator[Client]:
-    try:
-        client = Client(address, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ClusterError(f"{address}: no Dask scheduler answers ({error})") from error
 def _cluster_of(client: Client) -> Cluster:
     """The workers of a scheduler, those with a GPU apart where there are any."""
     refuse_other_versions(client)
@@ -128,6 +123,11 @@ def _version() -> str:
     return __version__
 
 
+def _connected(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"{address}: no Dask scheduler answers ({error})") from error
     with client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_S)

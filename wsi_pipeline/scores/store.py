@@ -64,12 +64,12 @@ class Scores:
     step: int = 1
     windows: TileGrid | None = None
 
-    def positive_prob(self) -> np.ndarray:
     @property
     def rows(self) -> int:
         """N."""
         return len(self.probs)
 
+    def positive_prob(self) -> np.ndarray:
         """(N,) float32 P(cancer), see `p_cancer`."""
         return p_cancer(self.probs, self.class_names, self.positive, exclusive=self.exclusive)
 
