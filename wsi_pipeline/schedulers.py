@@ -24,6 +24,10 @@ _ENVIRONMENT = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS"
 _CONFIG = {
     "distributed.nanny.pre-spawn-environ": _ENVIRONMENT,
     "distributed.worker.profile.enabled": False,  # its call stacks of an hour are kept: 1 MiB more with each slide
+    # A worker beyond its share of memory is ended; paused by Dask, it may wait for ever for memory to come back.
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.target": False,
 }
 _SCHEDULER = {
     "allowed_failures": 0,
@@ -69,6 +73,7 @@ def _local_client(n_workers: int) -> Iterator[Client]:
         LocalCluster(
             n_workers=n_workers,
             threads_per_worker=1,
+            memory_limit=1 / (n_workers + 1),  # of the machine; Dask would give a worker on 64 cores a 64th
             processes=True,
             host="127.0.0.1",
             silence_logs=logging.CRITICAL,
