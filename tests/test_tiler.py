@@ -214,7 +214,7 @@ def test_a_full_disk_arrives_as_a_store_error(tmp_path, threads, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(zarr.Array, "__setitem__", full)
-    with pytest.raises(StoreError, match="disk full while writing; free some and run again"):
+    with pytest.raises(StoreError, match=r"disk full while writing [\d,]+ bytes, .*free; free some and run again"):
         cut_tiles(store, threads)
 
 

@@ -23,7 +23,7 @@ def writing(path: str | Path, needed: int = 0) -> Iterator[None]:
         raise
     except OSError as error:
         if is_full(error):
-            text = f"disk full while writing{_sizes(Path(path), needed)}; free some and run again with --resume"
+            text = f"{refusal(error, Path(path), needed)}; free some and run again with --resume"
         else:
             text = f"cannot be written ({error}); see to the folder's permissions, or use another --out"
         raise StoreError(f"{path}: {text}") from error
@@ -36,7 +36,10 @@ def is_full(error: OSError) -> bool:
 
 def refusal(error: OSError, path: Path, needed: int = 0) -> str:
     """Why a disk did not take `needed` bytes, in a few words for a message."""
-    return f"disk full{_sizes(path, needed)}" if is_full(error) else error.strerror or str(error)
+    if not is_full(error):
+        return error.strerror or str(error)
+    takes = f" {needed:,} bytes" if needed else ""
+    return f"disk full while writing{takes}, {free_bytes(path):,} bytes are free"
 
 
 def free_bytes(path: Path) -> int:
@@ -47,8 +50,3 @@ def free_bytes(path: Path) -> int:
         except OSError:
             continue
     return 0
-
-
-def _sizes(path: Path, needed: int) -> str:
-    takes = f" {needed:,} bytes" if needed else ""
-    return f"{takes}, {free_bytes(path):,} bytes are free"

@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 from wsi_pipeline import __version__
+from wsi_pipeline.disk import is_full
 from wsi_pipeline.errors import ConfigError, WsiError
 
 COMMANDS = (
@@ -64,6 +65,11 @@ def main() -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
+        return EXIT_FATAL
+    except OSError as error:
+        if not is_full(error):
+            raise
+        click.echo(f"error: disk full ({error}); free some, then go on with --resume", err=True)
         return EXIT_FATAL
 
 

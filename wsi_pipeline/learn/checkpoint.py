@@ -20,6 +20,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 from torchvision.models import DenseNet
 
+from wsi_pipeline.disk import refusal
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.learn.card import RESEARCH_USE, Card, Fit, parse_card
 from wsi_pipeline.learn.labels import Kind
@@ -107,11 +108,13 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, half: bool = 
     if half:
         checkpoint = replace(checkpoint, state=_halved(checkpoint.state))
     target = Path(folder)
+    files = {WEIGHTS: weights_bytes(checkpoint), CARD: card_text(checkpoint).encode() + b"\n"}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _replace(target, {WEIGHTS: weights_bytes(checkpoint), CARD: card_text(checkpoint).encode() + b"\n"})
+        _replace(target, files)
     except OSError as error:
-        raise ModelError(f"{target}: not saved ({error.strerror}); free the disk or name another") from error
+        why = refusal(error, target, sum(map(len, files.values())))
+        raise ModelError(f"{target}: not saved ({why}); free the disk or name another") from error
     return checkpoint
 
 

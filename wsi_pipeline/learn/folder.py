@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline import __version__
+from wsi_pipeline.disk import refusal
 from wsi_pipeline.errors import ConfigError, StoreError
 
 MARK = "wsi_pipeline"  # the key of train.json by which a training folder is known
@@ -67,13 +68,15 @@ def write_account(root: Path, facts: dict[str, Any]) -> None:
 
 def replace_file(path: Path, content: str | bytes) -> None:
     """Write a small file whole or not at all; StoreError when the disk refuses."""
+    data = content.encode() if isinstance(content, str) else content
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.write_bytes(data)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise StoreError(f"{path}: not written ({error.strerror}); free the disk, then --resume") from None
+        why = refusal(error, path, len(data))
+        raise StoreError(f"{path}: not written ({why}); free the disk, then --resume") from None
 
 
 def now() -> str:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
+from wsi_pipeline.disk import writing
 from wsi_pipeline.learn.folder import BOARD, CURVES, HISTORY, replace_file
 
 Row = dict[str, Any]
@@ -49,10 +50,11 @@ class History:
         self.rows.append(row)
         if self._board is None:
             return
-        for name, value in {**row, **(more or {})}.items():
-            if name != "epoch" and isinstance(value, int | float) and math.isfinite(value):
-                self._board.add_scalar(name, value, row["epoch"])
-        self._board.flush()
+        with writing(self._folder / BOARD):
+            for name, value in {**row, **(more or {})}.items():
+                if name != "epoch" and isinstance(value, int | float) and math.isfinite(value):
+                    self._board.add_scalar(name, value, row["epoch"])
+            self._board.flush()
         replace_file(self._folder / HISTORY, as_csv(self.rows))
         self._best_epoch = best_epoch
         if monotonic() - self._drawn_at > _REDRAW_S:

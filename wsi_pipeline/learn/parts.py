@@ -12,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.folder import replace_file
 from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.learn.patients import normalised_all
 from wsi_pipeline.learn.settings import SplitKnobs
@@ -72,7 +73,7 @@ def pixel_hash(pixels: np.ndarray) -> str:
 def write_split(images: LabelledImages, parts: np.ndarray, path: Path) -> None:
     """split.csv: id, patient, part of each image."""
     table = pd.DataFrame({"id": images.ids, "patient": images.patients, "part": parts})
-    table.to_csv(path, index=False)
+    replace_file(path, table.to_csv(index=False))
 
 
 def _has(images: LabelledImages, *parts: str) -> bool:

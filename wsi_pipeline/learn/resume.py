@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from wsi_pipeline.disk import refusal
 from wsi_pipeline.errors import StoreError
 
 STATE = "state.json"
@@ -74,8 +75,9 @@ def save_state(
         partial.rename(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
+        why = refusal(error, folder, _bytes(tensors) + len(text))
         raise StoreError(
-            f"{folder}: not saved ({error.strerror}); free the disk, then go on with --resume: "
+            f"{folder}: not saved ({why}); free the disk, then go on with --resume: "
             f"the best checkpoint and the state before are kept"
         ) from None
     shutil.rmtree(old, ignore_errors=True)
@@ -103,6 +105,10 @@ def restore(saved: Saved, *, model: nn.Module, ema: nn.Module | None, optimiser:
     _fill_optimiser(optimiser, model, saved.tensors["optimiser"])
     scaler.load_state_dict(saved.facts["scaler"])
     _set_random_state(saved.tensors["random"], saved.facts["random"])
+
+
+def _bytes(files: Mapping[str, Weights]) -> int:
+    return sum(tensor.nbytes for weights in files.values() for tensor in weights.values())
 
 
 def _write(path: Path, content: bytes) -> None:

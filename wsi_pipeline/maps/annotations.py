@@ -12,6 +12,7 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 import numpy as np
 import shapely
 
+from wsi_pipeline.disk import writing
 from wsi_pipeline.maps.atomic import replace_file
 from wsi_pipeline.maps.lesions import Lesion
 from wsi_pipeline.scores.store import Scores
@@ -81,7 +82,7 @@ def write_tiles(path: str | Path, grid: TileGrid, scores: Scores, *, full_frame:
     shift = qupath_shift(grid.slide, full_frame=full_frame)
     cancer = scores.positive_prob() >= np.float32(scores.threshold)  # False for NaN
     try:
-        with partial.open("wb") as raw:
+        with writing(path), partial.open("wb") as raw:
             with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
                 file.write(b'{"type": "FeatureCollection", "features": [\n')
                 for start in range(0, len(grid), TILES_AT_ONCE):

@@ -15,7 +15,10 @@ import pyarrow.parquet as pq
 import pyogrio
 import pyogrio.raw
 import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
 
+from wsi_pipeline.disk import free_bytes, writing
+from wsi_pipeline.errors import StoreError
 from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.atomic import replace_file
 from wsi_pipeline.maps.frame import frame_wkt, l0_to_frame
@@ -29,6 +32,7 @@ FAILURE_COLUMNS = ("slide_id", "status", "stage", "error", "message")
 _ARROW_TYPES: dict[Any, pa.DataType] = {float: pa.float64(), int: pa.int64()}  # everything else is text
 GPKG_VERSION = "1.2"  # GDAL before 3.7, and so QGIS 3.22, warns of GDAL's newer default
 _CSV_DIGITS = 6  # significant
+_TOLD = 60  # last characters of an error of GDAL, which begins with the whole SQL
 _WHEN = {"OGR_CURRENT_DATE": "2000-01-01T00:00:00.000Z"}  # what GDAL dates layers by; run.json has the real time
 
 
@@ -105,10 +109,16 @@ def write_geopackage(path: str | Path, lesions: Sequence[Lesion], tissue: shapel
     }
     pieces = [shapely.MultiPolygon([piece]) for piece in tissue.geoms]
     tissue_columns = {"area_mm2": _floats(piece.area * mpp.x * mpp.y * 1e-6 for piece in pieces)}
-    with TemporaryDirectory() as scratch:  # GDAL builds the database in place, with locks; ours appears whole
+    with writing(path), TemporaryDirectory() as scratch:  # GDAL builds the database in place; ours appears whole
         draft = Path(scratch) / "extent.gpkg"
-        _write_layer(draft, "lesions", [lesion.polygon for lesion in lesions], lesion_columns, slide=slide)
-        _write_layer(draft, "tissue", pieces, tissue_columns, slide=slide)
+        try:
+            _write_layer(draft, "lesions", [lesion.polygon for lesion in lesions], lesion_columns, slide=slide)
+            _write_layer(draft, "tissue", pieces, tissue_columns, slide=slide)
+        except (DataSourceError, DataLayerError) as error:
+            raise StoreError(
+                f"{path}: its draft in {Path(scratch).parent} failed, where {free_bytes(draft):,} bytes are free "
+                f"({str(error)[-_TOLD:]}); free some there or set TMPDIR, then run again with --resume"
+            ) from error
         return replace_file(path, draft.read_bytes())
 
 

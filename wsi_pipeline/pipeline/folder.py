@@ -6,8 +6,10 @@
     tiles/<slide>.zarr   maps/<slide>_*   logs/<slide>.log   records/<slide>.json   claims/
 """
 
+import errno
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -17,6 +19,7 @@ from threading import Lock
 from typing import Any
 
 from wsi_pipeline import __version__
+from wsi_pipeline.disk import writing
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.atomic import replace_file
@@ -114,8 +117,12 @@ class RunFolder:
 
     @staticmethod
     def _append(path: Path, line: str) -> None:
-        with path.open("a", encoding="utf-8", errors="replace") as file:
-            file.write(line.replace("\n", " ") + "\n")
+        data = (line.replace("\n", " ") + "\n").encode("utf-8", "replace")
+        with writing(path, len(data)), path.open("a+b", buffering=0) as file:
+            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                data = b"\n" + data  # after half a line, all that a full disk or a kill let through
+            if (written := file.write(data)) < len(data):
+                raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes written")
 
 
 def open_run_folder(root: str | Path, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
@@ -135,8 +142,9 @@ def open_run_folder(root: str | Path, *, resume: bool = False, overwrite: bool =
             _clear(root)
         elif not resume:
             raise ConfigError(f"{root}: holds a run already; use --resume to finish it, --overwrite, or another --out")
-    for name in _FOLDERS:
-        (root / name).mkdir(parents=True, exist_ok=True)
+    with writing(root):
+        for name in _FOLDERS:
+            (root / name).mkdir(parents=True, exist_ok=True)
     if not folder.account():
         folder.write_account({MARK: __version__})  # known as ours from the first moment on
     return folder

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
+from wsi_pipeline.disk import writing
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.layout import read_grid
@@ -123,7 +124,7 @@ def write_scores(store_path: str | Path, scores: Scores, *, key: str = "") -> No
     columns = scores.probs.shape[1]
     attributes = {name: getattr(scores, name) for name in _TOLD} | {"key": key, "complete": False}
     attributes["windows"] = None if windows is None else {name: getattr(windows, name) for name in _GRID}
-    try:
+    with writing(store_path, scores.probs.nbytes):
         array = store.require_group(GROUP).create_array(
             scores.checkpoint_id,
             shape=scores.probs.shape,
@@ -142,10 +143,6 @@ def write_scores(store_path: str | Path, scores: Scores, *, key: str = "") -> No
             for name in _WINDOWS:
                 _write_beside(array, store, name, getattr(windows, name))
         array.attrs[ATTRIBUTES] = attributes | {"complete": True}
-    except OSError as error:
-        raise StoreError(
-            f"{store_path}: the scores cannot be written ({error}); free the disk, then --resume"
-        ) from error
 
 
 def read_scores(store_path: str | Path, checkpoint_id: str, *, key: str | None = None) -> Scores:

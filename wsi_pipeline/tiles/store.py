@@ -5,7 +5,6 @@ of tiles by another, and the status "complete" is written last, once every shard
 absent would read as black without an error, so nothing but that marker says that a store can be used.
 """
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from wsi_pipeline.disk import free_bytes, writing
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.slide.reader import PLAIN, Reading
 from wsi_pipeline.slide.tissue import TissueMask
@@ -153,20 +153,24 @@ def create_store(
     path = Path(path).absolute()
     if path.exists():
         return _same_store(path, key)
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if pixels:
             _check_space(path, store_bytes(len(grid), grid.tile_px, codec), f"{len(grid):,} tiles of {grid.tile_px} px")
         draft = _draft(path)
         shutil.rmtree(draft, ignore_errors=True)
-        group = zarr.create_group(draft, zarr_format=3)
-        kept = {"pixels": pixels, "shard_tiles": shard_tiles, "codec": codec, "quality": quality}
-        told = {"store": kept | {"reading": asdict(reading)}, "settings": settings}
-        write_attributes(group, grid, tissue, key=key, **told)
-        write_arrays(group, grid, tissue)
-        if pixels:
-            lay_pixels(group, len(grid), grid.tile_px, shard_tiles, codec)
-        draft.rename(path)
+        try:
+            group = zarr.create_group(draft, zarr_format=3)
+            kept = {"pixels": pixels, "shard_tiles": shard_tiles, "codec": codec, "quality": quality}
+            told = {"store": kept | {"reading": asdict(reading)}, "settings": settings}
+            write_attributes(group, grid, tissue, key=key, **told)
+            write_arrays(group, grid, tissue)
+            if pixels:
+                lay_pixels(group, len(grid), grid.tile_px, shard_tiles, codec)
+            draft.rename(path)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)  # what is left of it would fill the disk further
+            raise
     return open_store(path, complete=False)
 
 
@@ -231,7 +235,7 @@ def mark_complete(store: TileStore) -> TileStore:
     if absent:
         count = f"{len(absent)} of {len(store.shards)}"
         raise StoreError(f"{store.path}: {count} shards missing, first {absent[0]}; run again with --resume")
-    with _writing(Path(store.path)):
+    with writing(store.path):
         group = zarr.open_group(store.path, mode="r+")
         group.attrs[ATTRIBUTES] = {**read_attributes(group), "status": "complete"}
     return replace(store, status="complete")
@@ -283,23 +287,8 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn a full or locked disk into a StoreError that says so."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            text = "disk full while writing; free some and run again with --resume"
-        else:
-            text = f"cannot be written ({error}); see to the folder's permissions, or use another --out"
-        raise StoreError(f"{path}: {text}") from error
-
-
 def _check_space(path: Path, needed: int, what: str) -> None:
-    free = shutil.disk_usage(path.parent).free
+    free = free_bytes(path.parent)
     if needed > free:
         raise StoreError(
             f"{path}: {what} take up to {needed:,} bytes, {free:,} are free; "
@@ -309,7 +298,7 @@ def _check_space(path: Path, needed: int, what: str) -> None:
 
 def _write(store: TileStore, shard: int, chunks: Sequence[bytes], readable: np.ndarray) -> None:
     start, stop = store.shards[shard]
-    with _writing(Path(store.path)):
+    with writing(store.path, sum(map(len, chunks))):
         flags = zarr.open_array(store.path, path="readable", mode="r+")
         flags.with_config({"write_empty_chunks": True})[start:stop] = readable
         write_shard_file(store.shard_file(shard), chunks, store.shard_tiles)
