@@ -18,7 +18,12 @@ from pydantic.fields import FieldInfo
 from wsi_pipeline.errors import ConfigError
 
 _MAX_YAML = 2**20  # characters
+_MAX_DEPTH = 100  # lists and tables in one another; beyond, the time of reading grows with the square of it
 _MAX_SAID = 300  # characters of what was got, in a message
+_OPENS = (
+    yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken,
+)  # fmt: skip
+_CLOSES = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 _NO_YAML = (yaml.YAMLError, ArithmeticError, RecursionError, ValueError)  # all that its reader was seen to raise
 
 
@@ -293,11 +298,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parse_yaml(text: str) -> Any:
-    """Plain values; no aliases, by which a few lines can stand for gigabytes."""
+    """Plain values; no aliases, by which a few lines can stand for gigabytes, and no depth that nobody writes."""
     if len(text) > _MAX_YAML:
         raise ValueError(f"more than {_MAX_YAML:,} characters")
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise ValueError("an alias (*name); write the value out")
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            raise ValueError("an alias (*name); write the value out")
+        depth += isinstance(token, _OPENS) - isinstance(token, _CLOSES)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"more than {_MAX_DEPTH} lists and tables in one another")
     return yaml.safe_load(text)
 
 
