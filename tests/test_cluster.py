@@ -251,8 +251,8 @@ def test_a_scheduler_that_dies_is_told_at_once_without_noise(capfd):
 
 
 def test_an_unknown_scheduler_is_refused():
-    with pytest.raises(ConfigError, match="scheduler 'slurm': give local, threads, or an address"):
-        open_cluster("slurm").__enter__()
+    with pytest.raises(ConfigError, match="scheduler 'sge': give local, threads, slurm, or an address"):
+        open_cluster("sge").__enter__()
 
 
 SCRIPT = """

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 THEIR_FILES = {
     "openslide": ["slide/openslide_pixels.py"],
     "rasterio": ["maps/heatmap.py"],
-    "dask.distributed": ["cluster.py", "gpus.py", "schedulers.py"],
+    "dask.distributed": ["cluster.py", "gpus.py", "schedulers.py", "slurm.py"],
 }
 
 

@@ -25,6 +25,8 @@ _OPENS = (
 )  # fmt: skip
 _CLOSES = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 _NO_YAML = (yaml.YAMLError, ArithmeticError, RecursionError, ValueError)  # all that its reader was seen to raise
+_BYTES = r"^\d+(\.\d+)? ?[KMGT]i?B$"  # 16 GB, 500MiB
+_ONE_LINE = r"^[^\r\n]*$"
 
 
 def knob(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:
@@ -144,7 +146,7 @@ class RunKnobs(Section):
     """The machines; nothing here changes a result."""
 
     workers: int | None = knob(None, "reading processes; one a core when not given", ge=1, le=1024)
-    scheduler: str = knob("local", "local (processes), threads, or tcp://host:port of a Dask scheduler")
+    scheduler: str = knob("local", "local (processes), threads, slurm, or tcp://host:port of a Dask scheduler")
     stall_s: float = knob(
         600.0,
         "a slide fails once a worker was at one piece of it for so long (a network path that stalls); its process is "
@@ -168,6 +170,25 @@ class RunKnobs(Section):
     limit: int | None = knob(None, "only the first so many slides", unit="slides", ge=1)
 
 
+class SlurmKnobs(Section):
+    """The jobs of run.scheduler=slurm; nothing here changes a result."""
+
+    jobs: int = knob(4, "jobs that read", ge=1, le=1000)
+    cores: int = knob(8, "of a job that reads: so many processes", ge=1, le=256)
+    memory: str = knob("16 GB", "of a job that reads", pattern=_BYTES)
+    gpu_jobs: int = knob(0, "jobs that score, each with one GPU; with 0 this process scores", ge=0, le=1000)
+    gpu_cores: int = knob(4, "of a job that scores", ge=1, le=256)
+    gpu_memory: str = knob("16 GB", "of a job that scores, its GPU's own aside", pattern=_BYTES)
+    gpu_request: str = knob("--gres=gpu:1", "how sbatch is asked for one GPU", pattern=_ONE_LINE)
+    queue: str | None = knob(None, "partition; the cluster's default when not given", pattern=_ONE_LINE)
+    gpu_queue: str | None = knob(None, "partition of the jobs that score; queue when not given", pattern=_ONE_LINE)
+    account: str | None = knob(None, "account to charge", pattern=_ONE_LINE)
+    walltime: str = knob("12:00:00", "of a job; the run must end before", pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")
+    interface: str | None = knob(None, "network between nodes, such as ib0", pattern=_ONE_LINE)
+    prologue: tuple[str, ...] = knob((), "lines of shell before a worker starts, such as module load cuda")
+    wait_min: float = knob(30.0, "until the first job must have started", unit="min", gt=0, le=10080)
+
+
 class Config(Section):
     """All knobs of `run`."""
 
@@ -178,12 +199,13 @@ class Config(Section):
     maps: MapKnobs = MapKnobs()
     outputs: OutputKnobs = OutputKnobs()
     run: RunKnobs = RunKnobs()
+    slurm: SlurmKnobs = SlurmKnobs()
 
     @model_validator(mode="after")
     def _scheduler_known(self) -> "Config":
         scheduler = self.run.scheduler
-        if scheduler not in ("local", "threads") and "://" not in scheduler:
-            raise ValueError(f"run.scheduler: got {scheduler!r}; use local, threads or tcp://host:port")
+        if scheduler not in ("local", "threads", "slurm") and "://" not in scheduler:
+            raise ValueError(f"run.scheduler: got {scheduler!r}; use local, threads, slurm or tcp://host:port")
         return self
 
     @model_validator(mode="after")
@@ -251,7 +273,7 @@ def mapping_key(config: Config, scores: str) -> str:
 def config_hash(config: Config) -> str:
     """The knobs that can change a result, as 16 hex digits; machines and switched-off files do not count."""
     machine = {"batch", "device", "engine", "compiled"}
-    return digest(config.model_dump(exclude={"run": True, "outputs": True, "model": machine}))
+    return digest(config.model_dump(exclude={"run": True, "slurm": True, "outputs": True, "model": machine}))
 
 
 def digest(value: Any) -> str:

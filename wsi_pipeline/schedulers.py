@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import dask
 from dask.distributed import Client, LocalCluster, Worker, WorkerPlugin
@@ -15,6 +16,7 @@ from wsi_pipeline import __version__
 from wsi_pipeline.cluster import NO_WORKER_S, Cluster
 from wsi_pipeline.errors import ClusterError, ConfigError
 from wsi_pipeline.gpus import Gpus, Readers, Survey
+from wsi_pipeline.slurm import SlurmSettings, slurm_client
 
 CONNECT_S = 10.0  # until a scheduler answers, and until it has a worker
 MAX_LOCAL_WORKERS = 8  # beyond it one disk, not the processors, sets the pace; --workers goes further
@@ -36,12 +38,22 @@ _SCHEDULER = {
 }
 
 
+class SlurmJobs(NamedTuple):
+    """What to submit, and a folder that all nodes see, for logs."""
+
+    settings: SlurmSettings
+    folder: str
+
+
 @contextmanager
-def open_cluster(scheduler: str = "local", *, workers: int | None = None) -> Iterator[Cluster]:
+def open_cluster(
+    scheduler: str = "local", *, workers: int | None = None, slurm: SlurmJobs | None = None
+) -> Iterator[Cluster]:
     """Workers to run tasks on, gone again when the block ends.
 
     `scheduler` is "local" (processes on this machine, one thread each, reachable from this machine only),
-    "threads" (threads of this process) or the address of a Dask scheduler ("tcp://host:8786"; `workers` is
+    "threads" (threads of this process), "slurm" (jobs as `slurm` says, which has the settings and a folder for
+    logs that all nodes see) or the address of a Dask scheduler ("tcp://host:8786"; `workers` is
     then the cluster's own, and those that offer GPUs score, see gpus.py). `workers` defaults to the processors
     that this process may use, at most 8. Raises ClusterError within seconds where nobody answers, no worker is
     there, or one has another version of this package.
@@ -53,11 +65,14 @@ def open_cluster(scheduler: str = "local", *, workers: int | None = None) -> Ite
     elif scheduler == "local":
         with _local_client(n_workers) as client:
             yield Cluster(client.get_executor(pure=False), n_workers, client)
+    elif scheduler == "slurm" and slurm is not None:
+        with _slurm_cluster(*slurm) as cluster:
+            yield cluster
     elif "://" in scheduler:
         with _remote_client(scheduler) as client:
             yield _cluster_of(client)
     else:
-        raise ConfigError(f"scheduler {scheduler!r}: give local, threads, or an address like tcp://host:8786")
+        raise ConfigError(f"scheduler {scheduler!r}: give local, threads, slurm, or an address like tcp://host:8786")
 
 
 @contextmanager
@@ -110,6 +125,27 @@ def _cluster_of(client: Client) -> Cluster:
         return Cluster(client.get_executor(pure=False), n_workers, client)
     gpus = Gpus(client, survey, n_gpus=n_gpus, patience_s=NO_WORKER_S)
     return Cluster(Readers(client, survey), n_workers, client, gpus=gpus)
+
+
+@contextmanager
+def _slurm_cluster(settings: SlurmSettings, folder: str) -> Iterator[Cluster]:
+    """As many workers as the jobs will have; those that have not started yet are waited for by their tasks."""
+    environment = _ENVIRONMENT | {
+        f"DASK_{name.upper().replace('.', '__').replace('-', '_')}": str(value)
+        for name, value in _CONFIG.items()
+        if not isinstance(value, dict)
+    }
+    with (
+        _silenced(),
+        slurm_client(settings, folder, environment=environment, options=_SCHEDULER) as client,
+    ):
+        refuse_other_versions(client)
+        survey, n_workers = Survey(client), settings.jobs * settings.cores
+        if not settings.gpu_jobs:
+            yield Cluster(client.get_executor(pure=False), n_workers, client)
+            return
+        gpus = Gpus(client, survey, n_gpus=settings.gpu_jobs, patience_s=60 * settings.wait_min)
+        yield Cluster(Readers(client, survey), n_workers, client, gpus=gpus)
 
 
 def refuse_other_versions(client: Client) -> None:

@@ -23,7 +23,7 @@ _SLIDES = [
 ]
 _MACHINES = [
     click.option("--workers", type=int, help="Reading processes; one a core by default."),
-    click.option("--scheduler", metavar="WHERE", help="local, threads or tcp://host:port of a Dask scheduler."),
+    click.option("--scheduler", metavar="WHERE", help="local, threads, slurm or tcp://host:port of a Dask scheduler."),
 ]
 _MODEL = [
     click.option("--model", help="A folder or file of ours, or a model in the box (default: demo)."),

@@ -25,10 +25,11 @@ from wsi_pipeline.pipeline.claims import Claims, open_claims
 from wsi_pipeline.pipeline.folder import RunFolder
 from wsi_pipeline.pipeline.map import map_files, map_slide, mapping_settings
 from wsi_pipeline.pipeline.tile import fill_store, lay_tiles, tiling_settings
-from wsi_pipeline.schedulers import open_cluster
+from wsi_pipeline.schedulers import SlurmJobs, open_cluster
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.files import by_own_name
 from wsi_pipeline.slide.reader import Slide, open_slide
+from wsi_pipeline.slurm import SlurmSettings
 from wsi_pipeline.tiles.store import store_bytes
 
 FAILED = ("no_mpp", "unreadable", "failed")
@@ -105,7 +106,7 @@ def run_cohort(
     """
     with (
         open_claims(folder.claims) as claims,
-        open_cluster(config.run.scheduler, workers=config.run.workers) as cluster,
+        open_cluster(config.run.scheduler, workers=config.run.workers, slurm=_slurm(config, folder)) as cluster,
         ThreadPoolExecutor(cluster.slides_at_once, thread_name_prefix="tile") as tiling,
         ThreadPoolExecutor(_ending_at_once(cluster), thread_name_prefix="map") as mapping,
     ):
@@ -162,6 +163,10 @@ def _ahead(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def _slurm(config: Config, folder: RunFolder) -> SlurmJobs:
+    return SlurmJobs(SlurmSettings(**config.slurm.model_dump()), str(folder.root / "logs" / "slurm"))
 
 
 def _ending_at_once(cluster: Cluster) -> int:
