@@ -20,7 +20,7 @@ from benchmarks.networks import save_random
 from benchmarks.processes import Ran, watch
 from benchmarks.slides import MPP
 from benchmarks.timing import Benchmark, Result, arguments, finish
-from wsi_pipeline.scores.engines import cores
+from wsi_pipeline.scores.cores import cores
 from wsi_pipeline.scores.store import read_scores
 from wsi_pipeline.slide.synthetic import draw_slide
 from wsi_pipeline.tiles.store import TileStore, open_store

@@ -17,10 +17,11 @@ from torch import nn
 
 from benchmarks.networks import layer_sizes, random_checkpoint
 from benchmarks.timing import Benchmark, Result, arguments, finish, rounds, take_turns
-from wsi_pipeline.learn.checkpoint import build_model
 from wsi_pipeline.learn.fold import folded
-from wsi_pipeline.scores.engines import TorchEngine, pick_device
+from wsi_pipeline.learn.models import build_model
+from wsi_pipeline.scores.engines import pick_device
 from wsi_pipeline.scores.infer import Scorer
+from wsi_pipeline.scores.torch_engine import TorchEngine
 
 PX = 224
 BATCHES, QUICK_BATCHES = (64, 128, 256, 512, 1024), (64, 256)
@@ -38,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
     if not asked.device and not torch.cuda.is_available():
         benchmark.settings["gpu"] = "not measured: no GPU here"
     else:
-        device = pick_device(asked.device or "cuda")
+        device = torch.device(pick_device(asked.device or "cuda"))
         batches = asked.batches or (QUICK_BATCHES if asked.quick else BATCHES)
         benchmark.settings |= {"device": device_name(device), "roofline": roofline(device, asked.px)}
         benchmark.results = [sweep(device, asked.px, batch, rounds(asked.quick)) for batch in batches]
@@ -50,10 +51,10 @@ def sweep(device: torch.device, px: int, batch: int, turns: int) -> Result:
     """One size of batch: images already on the device, and from uint8 in memory as in a run."""
     checkpoint = random_checkpoint("densenet121", px)
     half, on_gpu = torch.bfloat16, device.type == "cuda"
-    engine = TorchEngine(checkpoint, device, half=half, compiled=on_gpu)
+    engine = TorchEngine(checkpoint, str(device), half=half, compiled=on_gpu)
     plain = build_model(checkpoint).to(device)
     images = torch.randint(0, 256, (batch, 3, px, px), device=device).float().to(memory_format=torch.channels_last)
-    scorer = Scorer(checkpoint, device, "torch", compiled=on_gpu)
+    scorer = Scorer(checkpoint, str(device), "torch", compiled=on_gpu)
     tiles = np.random.default_rng(0).integers(0, 256, (4 * batch, px, px, 3), dtype=np.uint8)
 
     def from_memory() -> float:

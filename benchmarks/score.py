@@ -12,13 +12,13 @@ from torch import nn
 
 from benchmarks.networks import MEAN, STD, operations, random_checkpoint
 from benchmarks.timing import Benchmark, Result, Way, arguments, finish, rounds, take_turns
-from wsi_pipeline.learn.checkpoint import build_model
 from wsi_pipeline.learn.fold import folded
-from wsi_pipeline.scores.engines import cores
+from wsi_pipeline.learn.models import build_model
+from wsi_pipeline.scores.cores import cores
 from wsi_pipeline.scores.infer import Scorer
 
 PX = 256
-CPU = torch.device("cpu")
+CPU = "cpu"
 OWN, THREADS, PEAK = "ONNX Runtime, a tile a core", "torch, folded, 4 tiles a core", "SGEMM"
 
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import end_to_end, gpu, networks, score
 from benchmarks.processes import watch
-from wsi_pipeline.learn.checkpoint import build_model
+from wsi_pipeline.learn.models import build_model
 from wsi_pipeline.learn.fold import folded
 
 

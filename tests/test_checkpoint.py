@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.learn import checkpoint as module
-from wsi_pipeline.learn.checkpoint import Checkpoint, build_model, load_checkpoint, save_checkpoint
-from wsi_pipeline.learn.models import build_densenet
+from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from wsi_pipeline.learn.models import build_densenet, build_model
 
 
 def weights(classes: int = 1, *, channels: int = 3) -> dict[str, Tensor]:
@@ -56,7 +57,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(folder: Path) -> None:
     saved, found = a_checkpoint(), load_checkpoint(folder)
     for name in ("id", "class_names", "positive", "mean", "std", "prior", "temperature", "threshold", "note", "about"):
         assert getattr(found, name) == getattr(saved, name)
-    assert all(torch.equal(found.state[name], tensor) for name, tensor in saved.state.items())
+    assert all(np.array_equal(found.state[name], array) for name, array in saved.state.items())
     assert len(found.id) == 12 and int(found.id, 16) >= 0
 
 
@@ -74,7 +75,7 @@ def test_the_id_tells_weights_and_meaning_and_nothing_else() -> None:
     first = a_checkpoint()
     assert replace(first, note="other words", about={}).id == first.id
     others = [replace(first, threshold=0.5), replace(first, temperature=1.0), replace(first, prior=None)]
-    state = {name: tensor.clone() for name, tensor in first.state.items()}
+    state = {name: array.copy() for name, array in first.state.items()}
     state["classifier.bias"] += 1e-6
     others.append(replace(first, state=state))
     assert len({checkpoint.id for checkpoint in [first, *others]}) == 5
@@ -86,7 +87,7 @@ def test_the_network_is_ready_to_score_and_leaves_the_checkpoint_alone(folder: P
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     with torch.no_grad():
         model.classifier.bias += 1
-    assert torch.equal(checkpoint.state["classifier.bias"], weights()["classifier.bias"])
+    assert np.array_equal(checkpoint.state["classifier.bias"], weights()["classifier.bias"])
 
 
 def test_half_precision_weights_are_computed_with_in_float32() -> None:
@@ -113,8 +114,8 @@ def test_half_the_bytes_are_saved_with_an_id_of_their_own(folder: Path, tmp_path
     saved = save_checkpoint(a_checkpoint(), tmp_path / "half", half=True)
     found = load_checkpoint(tmp_path / "half")
     assert found.id == saved.id != a_checkpoint().id
-    assert found.state["classifier.weight"].dtype == torch.float16
-    assert found.state["features.norm0.num_batches_tracked"].dtype == torch.int64
+    assert found.state["classifier.weight"].dtype == np.float16
+    assert found.state["features.norm0.num_batches_tracked"].dtype == np.int64
     sizes = [(path / "model.safetensors").stat().st_size for path in (folder, tmp_path / "half")]
     assert sizes[1] < 0.6 * sizes[0]
 
@@ -260,7 +261,7 @@ def test_a_full_disk_keeps_the_checkpoint_that_was_there(folder: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(ModelError, match=r"not saved .No space left on device"):
+    with pytest.raises(ModelError, match=r"not saved .disk full"):
         save_checkpoint(a_checkpoint(threshold=0.9), folder)
     assert load_checkpoint(folder).id == a_checkpoint().id
     assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.safetensors"]

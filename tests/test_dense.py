@@ -15,9 +15,10 @@ from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.maps.extent import ExtentSettings, map_extent
 from wsi_pipeline.scores.dense import lay_windows, window_logits
-from wsi_pipeline.scores.engines import TorchEngine, open_engine
+from wsi_pipeline.scores.engines import open_engine
 from wsi_pipeline.scores.infer import Scorer, score_tiles
 from wsi_pipeline.scores.store import read_scores, write_scores
+from wsi_pipeline.scores.torch_engine import TorchEngine
 from wsi_pipeline.tiles.grid import TileGrid, lay_grid
 from wsi_pipeline.tiles.store import TileStore, create_store, open_store
 

@@ -10,13 +10,13 @@ import torch
 
 from wsi_pipeline.errors import ConfigError, ModelError, SlideError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.learn.checkpoint import Checkpoint, build_model
-from wsi_pipeline.learn.models import build_densenet
+from wsi_pipeline.learn.checkpoint import Checkpoint
+from wsi_pipeline.learn.models import build_densenet, build_model
 from wsi_pipeline.scores import infer
-from wsi_pipeline.scores.engines import reduced
 from wsi_pipeline.scores.infer import Scorer, check_fit, score_tiles
+from wsi_pipeline.scores.torch_engine import reduced
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 
 
 @dataclass(frozen=True)

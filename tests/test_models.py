@@ -4,13 +4,22 @@ import pytest
 import torch
 
 from wsi_pipeline.errors import ModelError
-from wsi_pipeline.learn.models import ARCHITECTURES, build_densenet
+from wsi_pipeline.learn.architectures import ARCHITECTURES, tensor_shapes
+from wsi_pipeline.learn.models import build_densenet
 
 
 def parameters(arch: str, classes: int, *, in_channels: int = 3) -> int:
     with torch.device("meta"):
         model = build_densenet(arch, classes, in_channels=in_channels)
     return sum(weight.numel() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_numbers_tell_every_tensor_in_its_order(arch: str) -> None:
+    with torch.device("meta"):
+        state = build_densenet(arch, 3, in_channels=1).state_dict()
+    shapes = tensor_shapes(arch, 3, in_channels=1)
+    assert [(name, tuple(tensor.shape)) for name, tensor in state.items()] == list(shapes.items())
 
 
 def test_densenet121_has_the_published_number_of_parameters() -> None:

@@ -8,9 +8,9 @@ import torch
 from bright_images import bright_images
 
 from wsi_pipeline.errors import ConfigError, ModelError, SlideError
-from wsi_pipeline.learn.checkpoint import Checkpoint, build_model
+from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.labels import LabelledImages
-from wsi_pipeline.learn.models import build_densenet
+from wsi_pipeline.learn.models import build_densenet, build_model
 from wsi_pipeline.learn.predict import predict, predict_logits, to_input
 
 
@@ -85,7 +85,7 @@ def test_progress_adds_up_to_the_images_and_no_images_give_no_rows() -> None:
 
 
 def test_output_that_is_not_finite_and_a_batch_of_none_are_refused() -> None:
-    state = {name: tensor.clone() for name, tensor in a_checkpoint().state.items()}
+    state = {name: array.copy() for name, array in a_checkpoint().state.items()}
     state["classifier.bias"][:] = 3e38
     state["features.norm5.bias"][:] = 1e38
     with pytest.raises(ModelError, match="not finite, the first is image000"):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -37,7 +36,7 @@ def trained(out: Path, *knobs: str, images=None, **more) -> Checkpoint:
 
 
 def same(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def last(out: Path) -> dict:
@@ -156,7 +155,7 @@ def test_the_best_epoch_is_kept_and_not_the_last(tmp_path):
 def test_frozen_blocks_stay_as_they_were_and_the_head_moves(tmp_path):
     first = trained(tmp_path / "a", "model.freeze=head", "optimiser.rate=1e-9")
     other = trained(tmp_path / "b", "model.freeze=head", "optimiser.rate=0.1")
-    moved = [name for name in first.state if not torch.equal(first.state[name], other.state[name])]
+    moved = [name for name in first.state if not np.array_equal(first.state[name], other.state[name])]
     assert moved and all(name.startswith("classifier") for name in moved)
 
 
@@ -166,7 +165,7 @@ def test_a_training_starts_from_another_and_is_normalised_like_it(tmp_path):
     base = trained(tmp_path / "base")
     tuned = trained(tmp_path / "tuned", f"model.weights={tmp_path / 'base'}", "model.freeze=head", images=darker)
     assert tuned.mean == base.mean
-    assert torch.equal(tuned.state["features.conv0.weight"], base.state["features.conv0.weight"])
+    assert np.array_equal(tuned.state["features.conv0.weight"], base.state["features.conv0.weight"])
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
@@ -241,23 +240,6 @@ def test_a_loss_that_is_not_finite_stops_with_the_images_and_keeps_the_best(tmp_
     with pytest.raises(ModelError, match=r"is not finite in epoch \d, step \d+, images image\d+.*lower optimiser"):
         trained(tmp_path / "bad", *knobs, "stop.epochs=4")
     assert load_checkpoint(tmp_path / "run").id == kept
-
-
-def test_a_full_disk_keeps_the_best_so_far_and_can_be_resumed(tmp_path):
-    before, kept = resource.getrlimit(resource.RLIMIT_FSIZE), []
-
-    def fill(name: str, facts: dict) -> None:
-        if name == "validated" and not kept:
-            kept.append(load_checkpoint(tmp_path / "run").id)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
-
-    try:
-        with pytest.raises((StoreError, ModelError), match=r"not (saved|written) .* free the disk"):
-            trained(tmp_path / "run", listen=fill)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert load_checkpoint(tmp_path / "run").id == kept[0]
-    assert trained(tmp_path / "run", resume=True).id == trained(tmp_path / "whole").id
 
 
 def folder_of(root: Path, n: int = 24) -> Path:

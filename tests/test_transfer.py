@@ -282,7 +282,7 @@ def test_a_checkpoint_of_ours_is_a_start_for_other_classes(tmp_path: Path) -> No
     saved = Checkpoint("densenet_demo", ("a", "b"), state=demo(seed=1).state_dict(), **fields)
     save_checkpoint(saved, tmp_path, half=True)
     model = pretrained(demo(4), tmp_path)
-    expected = saved.state["features.conv0.weight"].half().float()
+    expected = torch.tensor(saved.state["features.conv0.weight"]).half().float()
     assert torch.equal(model.get_parameter("features.conv0.weight"), expected)
 
 

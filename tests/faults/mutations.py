@@ -21,7 +21,8 @@ import tifffile
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.learn.checkpoint import build_model, load_checkpoint, shipped_models
+from wsi_pipeline.learn.checkpoint import load_checkpoint, shipped_models
+from wsi_pipeline.learn.models import build_model
 from wsi_pipeline.learn.datasets.table import read_table
 from wsi_pipeline.learn.settings import load_settings
 from wsi_pipeline.slide.cohort import find_slides

@@ -31,8 +31,9 @@ def command(
     from pathlib import Path
 
     from wsi_pipeline.errors import SlideError
-    from wsi_pipeline.learn.checkpoint import build_model, load_checkpoint
+    from wsi_pipeline.learn.checkpoint import load_checkpoint
     from wsi_pipeline.learn.explain import read_boxes
+    from wsi_pipeline.learn.models import build_model
     from wsi_pipeline.scores.engines import pick_device
 
     loaded = load_checkpoint(checkpoint)

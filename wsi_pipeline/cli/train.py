@@ -18,6 +18,8 @@ def command(
     wsi_pipeline train ... (the batch is divided among them)."""
     from pathlib import Path
 
+    import torch
+
     from wsi_pipeline.cli.training import Watched, told
     from wsi_pipeline.learn.datasets import open_dataset
     from wsi_pipeline.learn.folder import SETTINGS, open_train_folder
@@ -31,7 +33,7 @@ def command(
     if config_file is None and not (resume and (folder / SETTINGS).exists()):
         raise click.UsageError("--config is missing; give one such as configs/chest_xray.yaml")
     settings = load_settings(config_file or folder / SETTINGS, overrides)
-    with joined(pick_device(device)) as device_here:
+    with joined(torch.device(pick_device(device))) as device_here:
         images = thin(open_dataset(settings.data.dataset, Path(data), **settings.data.options), settings.data.limit)
         parts = divide(images, settings.split)
         if overwrite and rank() == 0:

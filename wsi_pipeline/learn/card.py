@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wsi_pipeline.errors import ModelError
+from wsi_pipeline.learn.architectures import MIN_INPUT_PX
 from wsi_pipeline.learn.labels import Kind
-from wsi_pipeline.learn.models import MIN_INPUT_PX
 
 RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis."
 Fit = Literal["pad", "crop", "circle"]  # how an image is brought to a square

@@ -1,36 +1,32 @@
 """Checkpoint: a trained network with all that gives its output a meaning, from and to a folder of our own.
 
 A folder holds `model.safetensors` and `card.json`. Nothing is ever unpickled: a `.pth` or `.pt` is read
-only as far as `torch.load(weights_only=True)` goes, with a card beside it.
+only as far as `torch.load(weights_only=True)` goes, with a card beside it. Weights are arrays here: a slide
+is scored on a CPU without loading torch, which takes seconds and a quarter of a gigabyte.
 """
 
 import hashlib
 import json
 import os
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
-from torchvision.models import DenseNet
+from safetensors.numpy import save as safetensors_bytes
 
 from wsi_pipeline.disk import refusal
 from wsi_pipeline.errors import ModelError
+from wsi_pipeline.learn.architectures import tensor_shapes
 from wsi_pipeline.learn.card import RESEARCH_USE, Card, Fit, parse_card
 from wsi_pipeline.learn.labels import Kind
-from wsi_pipeline.learn.models import build_densenet
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
-# What torch's reader raises on bytes that are no weights: it steps through them as if they were.
-_NO_WEIGHTS = (RuntimeError, OSError, EOFError, ValueError, TypeError, AttributeError, LookupError)
 _MAX_CARD = 2**26  # bytes; of a card inside the weights safetensors allows 100 MB
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training loops put the weights
+_WITH_TORCH = "wsi_pipeline.learn.torch_files"  # loaded for what torch alone can read
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +46,7 @@ class Checkpoint:
     mpp: float | None  # um/px of the pixels trained on; None: images without a scale, it scores no slides
     mean: tuple[float, ...]  # a channel, of values in 0-1
     std: tuple[float, ...]
-    state: dict[str, Tensor] = field(repr=False)
+    state: dict[str, np.ndarray] = field(repr=False)  # may be given as tensors
     prior: tuple[float, ...] | None = None  # prevalence of each class in training, undone in the output
     temperature: float = 1.0  # divides the logits, after the prior
     threshold: float = 0.5  # chosen on validation; cancer from this probability on
@@ -64,6 +60,7 @@ class Checkpoint:
     id: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "state", _arrays(self.state))
         card = _card_of(self)
         _check_weights(card, self.state)
         object.__setattr__(self, "id", _identity(card, self.state))
@@ -126,17 +123,8 @@ def card_text(checkpoint: Checkpoint) -> str:
 
 def weights_bytes(checkpoint: Checkpoint) -> bytes:
     """The bytes of model.safetensors, with the card in its metadata."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.items()}
+    state = {name: np.require(array, requirements="C") for name, array in checkpoint.state.items()}
     return safetensors_bytes(state, {"card": card_text(checkpoint)})
-
-
-def build_model(checkpoint: Checkpoint) -> DenseNet:
-    """The network with its weights (copied, in float32), on the CPU, in eval mode, without gradients."""
-    model = _empty_model(_card_of(checkpoint))
-    copies = {name: tensor.detach().clone() for name, tensor in checkpoint.state.items()}
-    float32 = {name: copy.float() if copy.is_floating_point() else copy for name, copy in copies.items()}
-    model.load_state_dict(float32, strict=True, assign=True)
-    return model.eval().requires_grad_(False)
 
 
 def shipped_models() -> dict[str, Path]:
@@ -161,37 +149,21 @@ def find_weights(where: str | Path) -> Path:
     return path
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
+def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
     """(weights, card text in the metadata) of a file, by its suffix; ModelError for all that is no weights."""
     if path.suffix in (".pth", ".pt"):
-        return _read_torch(path), None
+        return import_module(_WITH_TORCH).read_torch(path), None
     if path.suffix != ".safetensors":
         raise ModelError(f"{path}: {path.suffix or 'a bare name'} is not read; use .safetensors with {CARD}")
     try:
-        with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-            return weights, (file.metadata() or {}).get("card")
+        with safe_open(path, framework="np") as file:
+            names, card = list(file.keys()), (file.metadata() or {}).get("card")
+            try:
+                return {name: file.get_tensor(name) for name in names}, card
+            except (TypeError, AttributeError):  # bfloat16, which numpy has not
+                return import_module(_WITH_TORCH).read_bfloat16(path), card
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: cannot be read as safetensors ({error}); copy it again") from None
-
-
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ModelError(
-            f"{path}: holds more than weights; unpickling it can run any code, so it is refused. "
-            f"Where it was made, save model.state_dict() with safetensors.torch.save_file"
-        ) from None
-    except _NO_WEIGHTS as error:
-        reason = (str(error).splitlines() or ["empty"])[0]
-        raise ModelError(f"{path}: cannot be read as weights ({reason}); save a state_dict") from None
-    for wrapper in _WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ModelError(f"{path}: holds no plain dictionary of weights; save model.state_dict()")
-    return dict(found)
 
 
 def _read_card(path: Path, inside: str | None) -> dict[str, Any]:
@@ -215,9 +187,9 @@ def _card_of(checkpoint: Checkpoint) -> Card:
     return parse_card({n: getattr(checkpoint, n) for n in Card.model_fields if n != "version"})
 
 
-def _check_weights(card: Card, state: Mapping[str, Tensor]) -> None:
+def _check_weights(card: Card, state: Mapping[str, np.ndarray]) -> None:
     """ModelError unless the weights are finite and exactly those of the card's architecture and classes."""
-    wanted = _empty_model(card).state_dict()
+    wanted = tensor_shapes(card.arch, len(card.class_names), in_channels=card.in_channels)
     matched = wanted.keys() & state.keys()
     if not matched:
         raise ModelError(f"none of its {len(state)} tensors is of {card.arch}: {_some(state)} for {_some(wanted)}")
@@ -230,18 +202,12 @@ def _check_weights(card: Card, state: Mapping[str, Tensor]) -> None:
     if extra := state.keys() - matched:
         raise ModelError(f"{len(extra)} tensors do not belong to {card.arch}: {_some(extra)}")
     for name in sorted(matched):
-        got, want = tuple(state[name].shape), tuple(wanted[name].shape)
+        got, want = state[name].shape, wanted[name]
         if got != want:
             raise ModelError(f"{name} has shape {got}, {card.arch} on {card.in_channels} channels {want}")
-        if not torch.isfinite(state[name]).all():
-            kind = str(state[name].dtype).removeprefix("torch.")
+        if not np.isfinite(state[name]).all():
+            kind = state[name].dtype
             raise ModelError(f"{name} has values that are not finite in {kind}; use a checkpoint from before that")
-
-
-def _empty_model(card: Card) -> DenseNet:
-    """The network without weights: shapes alone, no memory and no time for random numbers."""
-    with torch.device("meta"):
-        return build_densenet(card.arch, len(card.class_names), in_channels=card.in_channels)
 
 
 def _some(names: Iterable[str]) -> str:
@@ -249,18 +215,26 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
 
 
-def _identity(card: Card, state: Mapping[str, Tensor]) -> str:
+def _identity(card: Card, state: Mapping[str, np.ndarray]) -> str:
     meaning = card.model_dump(mode="json", exclude={"note", "about"}, exclude_defaults=True)
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name} torch.{state[name].dtype} {state[name].shape}".encode())
+        digest.update(state[name].tobytes())
     return digest.hexdigest()[:12]
 
 
-def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+def _arrays(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Tensors as arrays; what are arrays already stay as they are."""
+    if all(isinstance(value, np.ndarray) for value in state.values()):
+        return dict(state)
+    as_array = import_module(_WITH_TORCH).as_array
+    return {name: value if isinstance(value, np.ndarray) else as_array(value) for name, value in state.items()}
+
+
+def _halved(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    with np.errstate(over="ignore"):  # what is too large is infinite, and refused
+        return {name: a.astype(np.float16) if np.issubdtype(a.dtype, np.floating) else a for name, a in state.items()}
 
 
 def _replace(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -30,6 +30,7 @@ from wsi_pipeline.learn.parts import write_split
 from wsi_pipeline.learn.resume import Saved, read_state
 from wsi_pipeline.learn.settings import TrainSettings, as_json
 from wsi_pipeline.learn.start import Listen, Training, copied, keep, not_finite, start, thaw, validation_logits
+from wsi_pipeline.learn.torch_files import as_arrays
 
 _LIBRARIES = ("numpy", "torch", "torchvision", "safetensors", "pillow")
 
@@ -211,7 +212,7 @@ def _checkpoint(training: Training, numbers: dict[str, float]) -> Checkpoint:
         mpp=images.mpp,
         mean=training.material.mean,
         std=training.material.std,
-        state=training.best,
+        state=as_arrays(training.best),
         prior=training.objective.prior,
         kind=images.kind,
         fit=settings.data.fit,

@@ -133,7 +133,8 @@ def load_weights(model: nn.Module, path: str | Path, *, sha256: str | None = Non
     file = find_weights(path)
     if sha256 is not None:
         _check_digest(file, sha256.lower())
-    return _put(model, read_weights(file)[0], source=str(path))
+    weights = {name: torch.tensor(array) for name, array in read_weights(file)[0].items()}
+    return _put(model, weights, source=str(path))
 
 
 def pretrained(model: nn.Module, name_or_path: str | Path) -> nn.Module:

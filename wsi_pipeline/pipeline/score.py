@@ -7,14 +7,14 @@ from wsi_pipeline.errors import StoreError
 from wsi_pipeline.learn.checkpoint import load_checkpoint
 from wsi_pipeline.scores.adaptive import Adaptive
 from wsi_pipeline.scores.engines import EngineName, pick_device
-from wsi_pipeline.scores.infer import BATCH, Scorer, score_tiles
+from wsi_pipeline.scores.infer import BATCH, Scorer, kind_of, score_tiles
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
 from wsi_pipeline.scores.unfinished import drop_logits
 from wsi_pipeline.tiles.store import open_store
 
 
 class Classifier:
-    """A checkpoint on a device, with how it is to be run; the only part of the pipeline that needs torch.
+    """A checkpoint on a device, with how it is to be run; torch is loaded for a GPU alone.
 
     Attributes:
         id, note, name: of the checkpoint; the note is for the user.
@@ -32,10 +32,10 @@ class Classifier:
         self.note = checkpoint.note
         self.positive = checkpoint.positive
         self.threshold = checkpoint.threshold
-        self.device = str(pick_device(device))
-        self._scorer = Scorer(checkpoint, pick_device(device), engine, compiled=compiled, cells=dense)
+        self.device = pick_device(device)
+        self._scorer = Scorer(checkpoint, self.device, engine, compiled=compiled, cells=dense)
         self.engine = self._scorer.engine.name
-        self._batch = batch or BATCH.get(pick_device(device).type, 16)
+        self._batch = batch or BATCH[kind_of(self.device)]
         self._resample = resample
         self._adaptive = adaptive
         self._min_tissue = min_tissue

@@ -9,12 +9,11 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 
 from wsi_pipeline.errors import ConfigError, ModelError
+from wsi_pipeline.learn.architectures import MIN_INPUT_PX
 from wsi_pipeline.learn.calibrate import probabilities
 from wsi_pipeline.learn.checkpoint import Checkpoint
-from wsi_pipeline.learn.models import MIN_INPUT_PX
 from wsi_pipeline.scores.adaptive import Adaptive, lattice_step, score_where_open
 from wsi_pipeline.scores.dense import CELL_PX, lay_windows, window_logits
 from wsi_pipeline.scores.engines import EngineName, open_engine
@@ -31,6 +30,11 @@ _AHEAD = 2  # batches in the queue for each reader
 Part = tuple[np.ndarray, float]  # logits (n, C) float32 and the seconds they took in their lane
 
 log = logging.getLogger(__name__)
+
+
+def kind_of(device: str) -> str:
+    """cpu or cuda."""
+    return device.partition(":")[0]
 
 
 def check_fit(grid: TileGrid, checkpoint: Checkpoint, *, resample: bool = False) -> int:
@@ -69,13 +73,13 @@ class Scorer:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        device: torch.device,
+        device: str,
         engine: EngineName = "auto",
         *,
         compiled: bool = False,
         cells: bool = False,
     ) -> None:
-        """Loads the weights; see `open_engine`."""
+        """Loads the weights; `device` is cpu or cuda:N, see `open_engine`."""
         self.checkpoint = checkpoint
         self.device = device
         self.cells = cells
@@ -160,7 +164,7 @@ def score_tiles(
 
 def _kept(store: TileStore, scorer: Scorer, px: int, key: str) -> AbstractContextManager[Unfinished]:
     """Logits of the store's tiles from before and now; of another engine they would differ by rounding."""
-    path, key = (store.path, f"{key} {scorer.engine.name} {scorer.device.type}") if key else ("", "")
+    path, key = (store.path, f"{key} {scorer.engine.name} {kind_of(scorer.device)}") if key else ("", "")
     return keep_logits(path, key, n_tiles=store.n_tiles, shape=scorer.shape(px))
 
 
@@ -183,7 +187,7 @@ class _Passes:
     def logits(self, rows: np.ndarray) -> np.ndarray:
         """Of these tiles, (n, ...) float32 as the scorer's engine gives them; NaN where unreadable."""
         missing = rows[~self.kept.done(rows)]
-        batches = _read_ahead(self.store, missing, self.batch, readers=_READERS.get(self.scorer.device.type, 1))
+        batches = _read_ahead(self.store, missing, self.batch, readers=_READERS[kind_of(self.scorer.device)])
         for start, readable, found, seconds in _score_ahead(self.scorer, batches, self.px):
             here = missing[start : start + len(found)]
             _refuse_broken(found, readable, here)
