@@ -18,7 +18,7 @@ CONDA_NAMES = {"pytorch": "torch", "openslide": "openslide-bin"}
 
 def requirements() -> dict[str, str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    found = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
     return {re.split("[<>=]", text)[0]: re.sub("^[^<>=]*", "", text) for text in found}
 
 
