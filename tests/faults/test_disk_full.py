@@ -165,14 +165,16 @@ def test_a_claim_that_finds_no_room_is_told_and_blocks_nobody(disk: Path) -> Non
 
 
 def test_scratch_without_room_is_told_with_its_place(
-    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(disk))
     fill(disk, 4096)
     slide, _ = a_slide(tmp_path)
     square = shapely.MultiPolygon([shapely.box(0, 0, 9, 9)])
-    with pytest.raises(StoreError, match=rf"a.gpkg: its draft in {disk} failed, where [\d,]+ bytes are free .*TMPDIR"):
+    words = rf"a.gpkg: its draft in {disk} failed, where [\d,]+ bytes are free .*TMPDIR"
+    with pytest.raises(StoreError, match=words) as told:
         write_geopackage(tmp_path / "a.gpkg", [], square, slide)
+    assert told.value.__context__ is None and capfd.readouterr().err == ""
     assert not (tmp_path / "a.gpkg").exists() and os.listdir(disk) == ["ballast"]
 
 

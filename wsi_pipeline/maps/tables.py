@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -34,6 +35,7 @@ GPKG_VERSION = "1.2"  # GDAL before 3.7, and so QGIS 3.22, warns of GDAL's newer
 _CSV_DIGITS = 6  # significant
 _TOLD = 60  # last characters of an error of GDAL, which begins with the whole SQL
 _WHEN = {"OGR_CURRENT_DATE": "2000-01-01T00:00:00.000Z"}  # what GDAL dates layers by; run.json has the real time
+_QUIET = {"CPL_LOG": os.devnull}  # GDAL prints what it also raises
 
 
 def write_tiles_parquet(path: str | Path, grid: TileGrid, scores: Scores) -> Path:
@@ -110,15 +112,17 @@ def write_geopackage(path: str | Path, lesions: Sequence[Lesion], tissue: shapel
     pieces = [shapely.MultiPolygon([piece]) for piece in tissue.geoms]
     tissue_columns = {"area_mm2": _floats(piece.area * mpp.x * mpp.y * 1e-6 for piece in pieces)}
     with writing(path), TemporaryDirectory() as scratch:  # GDAL builds the database in place; ours appears whole
-        draft = Path(scratch) / "extent.gpkg"
+        draft, said = Path(scratch) / "extent.gpkg", ""
         try:
             _write_layer(draft, "lesions", [lesion.polygon for lesion in lesions], lesion_columns, slide=slide)
             _write_layer(draft, "tissue", pieces, tissue_columns, slide=slide)
         except (DataSourceError, DataLayerError) as error:
+            said = str(error)[-_TOLD:]
+        if said:  # not raised from GDAL's own error, which does not travel from a worker
             raise StoreError(
                 f"{path}: its draft in {Path(scratch).parent} failed, where {free_bytes(draft):,} bytes are free "
-                f"({str(error)[-_TOLD:]}); free some there or set TMPDIR, then run again with --resume"
-            ) from error
+                f"(GDAL: ...{said}); free some there or set TMPDIR, then run again with --resume"
+            )
         return replace_file(path, draft.read_bytes())
 
 
@@ -127,6 +131,7 @@ def _write_layer(
 ) -> None:
     """Add a layer of level-0 shapes, moved to the frame, to a GeoPackage, made where it is not there yet."""
     before = {name: pyogrio.get_gdal_config_option(name) for name in _WHEN}
+    pyogrio.set_gdal_config_options(_QUIET)
     placed = [shapely.transform(shape, lambda xy: l0_to_frame(xy, slide.mpp_l0)) for shape in shapes]
     pyogrio.set_gdal_config_options(_WHEN)
     try:
