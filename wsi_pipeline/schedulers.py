@@ -30,6 +30,7 @@ _CONFIG = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.target": False,
+    "distributed.deploy.lost-worker-timeout": "365d",  # after it, one that is just being restarted is given up for good
 }
 _SCHEDULER = {
     "allowed_failures": 0,
