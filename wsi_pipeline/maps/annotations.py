@@ -17,6 +17,7 @@ from wsi_pipeline.maps.atomic import replace_file
 from wsi_pipeline.maps.lesions import Lesion
 from wsi_pipeline.scores.store import Scores
 from wsi_pipeline.slide.reader import Slide
+from wsi_pipeline.slide.region_files import qupath_corner
 from wsi_pipeline.tiles.grid import TileGrid
 
 LESION_RGB, TISSUE_RGB = (200, 30, 30), (40, 110, 60)
@@ -117,12 +118,8 @@ def cancer_name(positive: Sequence[str]) -> str:
 
 
 def qupath_shift(slide: Slide, *, full_frame: bool) -> tuple[int, int]:
-    """Level-0 (x, y) that QuPath counts from: it crops to bounds that differ from the slide in width and height."""
-    if full_frame or slide.bounds_l0 is None:
-        return 0, 0
-    x, y, width, height = slide.bounds_l0
-    cropped = width != slide.size_l0[0] and height != slide.size_l0[1]
-    return (x, y) if cropped else (0, 0)
+    """Level-0 (x, y) that is taken off all coordinates: QuPath's corner, or nothing in the full frame."""
+    return (0, 0) if full_frame else qupath_corner(slide)
 
 
 def _tiles(
