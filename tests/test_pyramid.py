@@ -1,8 +1,10 @@
 """A scene is written as a pyramid, the same whether a tile is copied, painted, or at the rim of the slide."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 
@@ -46,6 +48,28 @@ def test_resolution_is_told_level_by_level(written: Path) -> None:
     with tifffile.TiffFile(written) as tiff:
         told = [page.tags["XResolution"].value for page in tiff.pages]
     assert [den / num * 1e4 for num, den in told] == [0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.499, 0.5, 1.0], ids=str)
+def test_mpp_comes_back_exactly(tmp_path: Path, mpp: float) -> None:
+    path = tmp_path / "a.tif"
+    write_pyramid(path, LAYERS, TEXTURES, base_texture="base", size_px=(300, 200), mpp=mpp)
+    with openslide.OpenSlide(path) as slide:
+        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(mpp, rel=1e-12)
+        assert float(slide.properties["openslide.mpp-y"]) == pytest.approx(mpp, rel=1e-12)
+
+
+def test_memory_does_not_grow_with_the_slide(tmp_path: Path) -> None:
+    peaks = []
+    for side in (2048, 8192):
+        tracemalloc.start()
+        layers = [Layer("low", Blob(side / 4, side / 4, side / 5, side / 6))]  # um: all but the rim of the slide
+        write_pyramid(
+            tmp_path / "a.tif", layers, TEXTURES, base_texture="base", size_px=(side, side), mpp=0.5
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 5e6  # its pixels alone are 201 MB
 
 
 def test_plain_colour_survives_jpeg() -> None:
