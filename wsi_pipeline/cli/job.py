@@ -4,6 +4,7 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.report import write_report
 from wsi_pipeline.maps.tables import FAILED, write_failures, write_slides_table
 from wsi_pipeline.pipeline.folder import MARK, RunFolder, now
+from wsi_pipeline.pipeline.heard import heard
 from wsi_pipeline.pipeline.pseudonyms import pseudonymise, refuse_mixture
 from wsi_pipeline.pipeline.run import Scoring, Stage, pictures, run_cohort
 from wsi_pipeline.slide.cohort import SlideEntry
@@ -56,7 +58,7 @@ def work(
     folder.write_account(account)
     results: list[SlideResult] = []
     try:
-        with Shown(len(entries)) as shown:
+        with Shown(len(entries)) as shown, heard(partial(_warn, folder, shown)):
             for result in run_cohort(entries, folder, config, classifier=classifier, until=until, listen=shown):
                 results.append(result)
     finally:
@@ -64,6 +66,11 @@ def work(
         _close(folder, results, account | {"finished": now(), "until": until, "exit_code": code})
     _say(results, folder, shown.busy())
     return code
+
+
+def _warn(folder: RunFolder, shown: Shown, text: str) -> None:
+    folder.event("warning", text=text)
+    shown("warning", {"text": text})
 
 
 def hidden(entries: list[SlideEntry], key_file: str | None, *, out: str) -> tuple[list[SlideEntry], str]:

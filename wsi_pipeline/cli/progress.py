@@ -54,6 +54,8 @@ class Shown:
             self._count(facts)
         elif name == "slide_done":
             self._end(facts)
+        elif name == "warning":
+            self._say(f"warning: {facts['text']}")
         elif name == "waiting":
             self._say(f"{facts['slides']} slides are with other jobs, such as {facts['owner']}; waiting for them")
 

@@ -4,6 +4,7 @@ What travels is the store's path, the checkpoint's, and how it is to be run; bac
 keeps the model that it used last.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,11 +14,13 @@ from threading import Lock
 from wsi_pipeline.errors import ClusterError, ModelError
 from wsi_pipeline.gpus import Gpus, still_wanted
 from wsi_pipeline.learn.checkpoint import load_checkpoint
+from wsi_pipeline.pipeline.heard import heard
 from wsi_pipeline.pipeline.score import Classifier
 from wsi_pipeline.scores.adaptive import Adaptive
 from wsi_pipeline.scores.engines import EngineName
 
 _opening = Lock()
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Scored:
     Attributes:
         rows: rows of the scores.
         fresh: tiles that went through the model now.
+        notes: what was warned of meanwhile, such as a GPU whose memory was full.
     """
 
     rows: int
@@ -55,6 +59,7 @@ class Scored:
     seconds: float
     filled: int
     resumed: int
+    notes: tuple[str, ...] = ()
 
 
 class RemoteClassifier:
@@ -104,6 +109,8 @@ class LaneClassifier:
         scored: Scored = self.gpus.run(
             score_store, self.recipe, self.id, store_path, key, meanwhile=lambda: progress(0)
         )
+        for note in scored.notes:
+            log.warning("%s: %s", Path(store_path).stem, note)
         progress(scored.fresh)
         return scored
 
@@ -116,6 +123,7 @@ def make_ready(recipe: Recipe, checkpoint_id: str) -> None:
 def score_store(recipe: Recipe, checkpoint_id: str, store_path: str, key: str) -> Scored:
     """Score one slide; the task of a worker with a GPU. Ends early, with ClusterError, when nobody waits for it."""
     wanted, fresh = still_wanted(), 0
+    notes: list[str] = []
 
     def count(tiles: int) -> None:
         nonlocal fresh
@@ -123,7 +131,8 @@ def score_store(recipe: Recipe, checkpoint_id: str, store_path: str, key: str) -
         if not wanted():
             raise ClusterError(f"{store_path}: nobody waits for the scores any more")
 
-    scores = _ready(recipe, checkpoint_id).score(store_path, key, count)
+    with heard(notes.append):
+        scores = _ready(recipe, checkpoint_id).score(store_path, key, count)
     return Scored(
         rows=len(scores.probs),
         fresh=fresh,
@@ -132,6 +141,7 @@ def score_store(recipe: Recipe, checkpoint_id: str, store_path: str, key: str) -
         seconds=scores.seconds,
         filled=scores.filled,
         resumed=scores.resumed,
+        notes=tuple(notes),
     )
 
 
