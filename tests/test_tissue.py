@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.slide.boxes import close_gaps
 from wsi_pipeline.slide.reader import Reading, SlideReader, open_slide
 from wsi_pipeline.slide.synthetic import Tumour, draw_slide
 from wsi_pipeline.slide.tissue import (
     TissueSettings,
-    close_gaps,
     fill_holes,
     find_tissue,
     otsu,

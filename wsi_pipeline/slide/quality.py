@@ -39,22 +39,22 @@ def glass_colour(rgb: np.ndarray) -> tuple[float, float, float]:
     Pure white is what readers fill unscanned parts with: it counts only where there is little else.
     """
     thin = _thinned(rgb)
-    bright = thin[_is_glass(thin)]
-    scanned = bright[channel_range(bright)[1] < PURE_WHITE]
-    if len(scanned) > LEAST_SCANNED * len(bright):
-        bright = scanned
+    bright = _where(thin, _is_glass(thin))
+    scanned = channel_range(bright)[1] < PURE_WHITE
+    if np.count_nonzero(scanned) > LEAST_SCANNED * len(bright):
+        bright = _where(bright, scanned)
     if len(bright) < LEAST_GLASS * thin[..., 0].size:
         return GLASS
     grey = grey_of(bright)
-    mode = np.bincount(grey, minlength=256).argmax()
-    red, green, blue = np.median(bright[np.abs(grey.astype(int) - mode) <= 3], axis=0)
-    return float(red), float(green), float(blue)
+    mode = int(np.bincount(grey, minlength=256).argmax())
+    red, green, blue = np.moveaxis(_where(bright, (grey >= max(0, mode - 3)) & (grey <= min(255, mode + 3))), -1, 0)
+    return _median(red), _median(green), _median(blue)
 
 
 def is_dark_background(rgb: np.ndarray) -> bool:
     """True for fluorescence and dark field: half the pixels nearly black and next to none like bare glass."""
     thin = _thinned(rgb)
-    return bool(np.median(grey_of(thin)) < DARK_GREY and _is_glass(thin).mean() < LEAST_GLASS)
+    return bool(_median(grey_of(thin)) < DARK_GREY and _is_glass(thin).mean() < LEAST_GLASS)
 
 
 def find_pen(rgb: np.ndarray, mpp_px: tuple[float, float]) -> dict[str, np.ndarray]:
@@ -84,8 +84,21 @@ def find_pen(rgb: np.ndarray, mpp_px: tuple[float, float]) -> dict[str, np.ndarr
 
 
 def _thinned(rgb: np.ndarray) -> np.ndarray:
-    """At least 500 pixels of each axis, evenly taken: enough to know what is common."""
-    return np.ascontiguousarray(rgb[:: max(1, rgb.shape[0] // 500), :: max(1, rgb.shape[1] // 500)])
+    """At least 500 pixels of each axis, evenly taken: enough to know what is common. Channel by channel in memory."""
+    thin = rgb[:: max(1, rgb.shape[0] // 500), :: max(1, rgb.shape[1] // 500)]
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(thin, -1, 0)), 0, -1)
+
+
+def _where(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(n, 3) pixels of (..., 3) where the mask is True, channel by channel in memory."""
+    return np.moveaxis(np.stack([rgb[..., channel][mask] for channel in range(3)]), 0, -1)
+
+
+def _median(values: np.ndarray) -> float:
+    """The median of uint8 as numpy has it, by counting: a tenth of the time."""
+    below = np.cumsum(np.bincount(values.ravel(), minlength=256))
+    low, high = np.searchsorted(below, [(values.size - 1) // 2, values.size // 2], side="right")
+    return float(low + high) / 2
 
 
 def _is_glass(rgb: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ class Runs:
 
     Attributes:
         shape: (rows, columns) of the mask.
-        starts, stops: (n,) int64, first cell and the one after the last, in a raster of columns + 2 a row: each
-            row has an empty cell before and after it, so that no run goes on into the next.
+        starts, stops: (n,) int64, first cell and the one after the last, in a raster of `stride` cells a row: the
+            next multiple of eight, with an empty cell at least, so that no run goes on into the next row.
         piece: (n,) int, the connected piece that each run belongs to, from 0; `count` pieces.
     """
 
@@ -33,27 +33,31 @@ class Runs:
 
     def cells_of(self, mask: np.ndarray) -> np.ndarray:
         """(count,) cells of each piece that are True in another mask (H, W) bool."""
-        edges = np.stack([self.starts, self.stops], 1).ravel()
-        return self._sums(np.add.reduceat(_framed(mask), edges, dtype=np.int32)[::2] if len(edges) else edges)
+        packed = _packed(mask)
+        counts = np.bitwise_count(packed).astype(np.int64)
+        before = np.cumsum(counts) - counts
+
+        def up_to(cell: np.ndarray) -> np.ndarray:
+            byte, bit = np.divmod(cell, 8)
+            return before[byte] + np.bitwise_count(packed[byte] & (0xFF00 >> bit).astype(np.uint8))
+
+        return self._sums(up_to(self.stops) - up_to(self.starts))
 
     def at_border(self) -> np.ndarray:
         """(count,) bool, the pieces that touch a side of the mask."""
         rows, cols = self.shape
-        row, first = np.divmod(self.starts, cols + 2)
-        at = (row == 0) | (row == rows - 1) | (first == 1) | (first + self.stops - self.starts == cols + 1)
+        row, first = np.divmod(self.starts, _stride(cols))
+        at = (row == 0) | (row == rows - 1) | (first == 0) | (first + self.stops - self.starts == cols)
         return self._sums(at) > 0
 
     def painted(self, keep: np.ndarray) -> np.ndarray:
         """(H, W) bool of the pieces that are True in `keep` (count,)."""
         kept = keep[self.piece]
         edges = np.stack([self.starts[kept], self.stops[kept]], 1).ravel()
-        lengths = np.diff(edges, prepend=0, append=self._raster)
+        rows, cols = self.shape
+        lengths = np.diff(edges, prepend=0, append=rows * _stride(cols))
         values = np.arange(len(lengths)) % 2 == 1  # from one edge to the next, by turns out of a run and in it
-        return np.repeat(values, lengths).reshape(self.shape[0], self.shape[1] + 2)[:, 1:-1]
-
-    @property
-    def _raster(self) -> int:
-        return self.shape[0] * (self.shape[1] + 2)
+        return np.repeat(values, lengths).reshape(rows, _stride(cols))[:, :cols]
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
         return np.bincount(self.piece, values, minlength=self.count)
@@ -62,10 +66,9 @@ class Runs:
 def runs_of(mask: np.ndarray, *, corners: bool) -> Runs:
     """(H, W) bool -> its runs, in pieces that join along sides, or with `corners` along these too."""
     rows, cols = mask.shape
-    framed = _framed(mask)
-    edges = np.flatnonzero(framed[1:] != framed[:-1]) + 1
+    edges = _edges(_packed(mask))
     starts, stops = edges[::2], edges[1::2]
-    below = cols + 2  # from a cell to the one under it
+    below = _stride(cols)  # from a cell to the one under it
     reach = int(corners)
     first = np.searchsorted(stops, starts + below - reach, side="right")
     after = np.searchsorted(starts, stops + below + reach, side="left")
@@ -77,8 +80,23 @@ def runs_of(mask: np.ndarray, *, corners: bool) -> Runs:
     return Runs((rows, cols), starts, stops, piece, int(count))
 
 
-def _framed(mask: np.ndarray) -> np.ndarray:
-    """The mask with an empty column on either side, flat."""
-    framed = np.zeros((mask.shape[0], mask.shape[1] + 2), bool)
-    framed[:, 1:-1] = mask
-    return framed.ravel()
+def _stride(cols: int) -> int:
+    """Cells from one row to the next."""
+    return 8 * (cols // 8 + 1)
+
+
+def _packed(mask: np.ndarray) -> np.ndarray:
+    """The mask in rows of `_stride` cells, flat, eight cells a byte."""
+    rows, cols = mask.shape
+    packed = np.zeros((rows, _stride(cols) // 8), np.uint8)
+    packed[:, : -(-cols // 8)] = np.packbits(mask, axis=1)
+    return packed.ravel()
+
+
+def _edges(packed: np.ndarray) -> np.ndarray:
+    """(2 n,) cells that differ from the one before; only bytes in which there are any are looked at one by one."""
+    before = np.roll(packed, 1)  # the last cell of all is empty
+    changes = packed ^ (packed >> 1) ^ (before << 7)
+    changed = np.flatnonzero(changes != 0)  # of bool: ten times as fast
+    row, bit = np.nonzero(np.unpackbits(changes[changed, None], axis=1))
+    return changed[row] * 8 + bit

@@ -8,6 +8,8 @@ import shapely
 from PIL import Image
 
 from wsi_pipeline.errors import ScaleError
+from wsi_pipeline.slide.boxes import close_gaps, inner
+from wsi_pipeline.slide.colours import colours_of
 from wsi_pipeline.slide.files import shown
 from wsi_pipeline.slide.outline import outline
 from wsi_pipeline.slide.quality import find_pen, glass_colour, is_dark_background
@@ -24,7 +26,6 @@ MUCH_PEN = 0.3
 NEARLY_ALL = 0.95
 LEAST_SIDE_PX = 32
 MAX_CELLS = 2**27  # of an overview; 300,000 px square at 0.25 um/px has two thirds of it
-_STRIP = 128  # rows
 LEAST_SHARE = 0.05  # of a slide so small that min_piece_mm2 would be most of it
 DARK_WARNING = "dark background: fluorescence or dark field, not brightfield; nothing is taken as tissue"
 
@@ -91,7 +92,7 @@ def tissue_from_rgb(
         return np.zeros(rgb.shape[:2], bool), {}, True, (DARK_WARNING,)
     sure, pale, thresholds = _coloured(rgb)
     pen = find_pen(rgb, mpp_px) if settings.remove_pen else {}
-    ink = np.logical_or.reduce(list(pen.values())) if pen else np.zeros_like(sure)
+    ink = np.logical_or.reduce(list(pen.values())) if pen else None
     mask = _tidy(sure, pale, ink, settings=settings, cell_um=mpp_px)
     warnings = _pen_warnings(pen, pale, mpp_px)
     covered = np.count_nonzero(mask) / mask.size
@@ -129,79 +130,35 @@ def _coloured(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, float]
     stays if it is above the mean of its neighbours, that is, half covered. All in uint8 and
     by tables: with all that follows a twentieth of what HSV in floats takes (benchmarks/tissue.py).
     """
-    saturation, grey, pale, above = _saturations(rgb)
+    least = np.clip(GREY_SHARE * (255 - np.arange(256)), PALE_SATURATION, MOST_GREY).astype(np.uint8)
+    least[np.arange(256) >= _grey_at(PALE_DENSITY)] = 255  # as good as glass, whatever its colour
+    found = colours_of(rgb, glass_colour(rgb), least)
     density = -np.log10(np.maximum(np.arange(256), 1) / 255)  # of each grey value
-    otsu_saturation = otsu(_histogram(saturation), np.arange(256.0))
-    otsu_density = otsu(_histogram(grey)[::-1], density[::-1])
+    otsu_saturation = otsu(_histogram(found.saturation), np.arange(256.0))
+    otsu_density = otsu(_histogram(found.grey)[::-1], density[::-1])
     thresholds = {
         "saturation": float(np.clip(otsu_saturation, *SATURATION_RANGE)),
         "optical_density": float(np.clip(otsu_density, *DENSITY_RANGE)),
         "saturation_otsu": otsu_saturation,
         "optical_density_otsu": otsu_density,
     }
-    sure = saturation > np.uint8(thresholds["saturation"])
-    sure |= grey < np.uint8(np.ceil(_grey_at(thresholds["optical_density"])))
-    sure &= pale
-    rim = _any_within(_any_within(np.pad(~pale, 1), 3, 0), 3, 1)
-    above |= ~rim
-    above &= pale
+    sure = found.saturation > np.uint8(thresholds["saturation"])
+    sure |= found.grey < np.uint8(np.ceil(_grey_at(thresholds["optical_density"])))
+    sure &= found.pale
+    above = found.above
+    above |= inner(found.pale, (1, 1))
+    above &= found.pale
     return sure, above, thresholds
 
 
-def _saturations(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(H, W, 3) -> smoothed saturation and grey (H, W) uint8; pale tissue, and more saturated than around, (H, W) bool.
-
-    Strip by strip, each from colours against glass to masks: what fits the cache of a core is three times as fast.
-    """
-    table = [min(255, round(value * 255 / white)) for white in glass_colour(rgb) for value in range(256)]
-    least = np.clip(GREY_SHARE * (255 - np.arange(256)), PALE_SATURATION, MOST_GREY).astype(int)
-    least[np.arange(256) >= _grey_at(PALE_DENSITY)] = 255  # as good as glass, whatever its colour
-    height, width = rgb.shape[:2]
-    saturation, grey = np.empty((height, width), np.uint8), np.empty((height, width), np.uint8)
-    pale, above = np.empty((height, width), bool), np.empty((height, width), bool)
-    for top in range(0, height, _STRIP):
-        bottom = min(top + _STRIP, height)
-        rim = (int(top == 0), int(bottom == height)), (1, 1)  # a row more on either side, the edge's own at the edge
-        strip = Image.fromarray(rgb[max(0, top - 1) : bottom + 1]).point(table)
-        bands = [np.pad(np.asarray(band), rim, mode="edge") for band in strip.split()]
-        smooth = [_smooth(band) for band in bands]
-        rows = slice(top, bottom)
-        saturation[rows], grey[rows] = _spread(*smooth), _luma(*smooth)
-        pale[rows] = saturation[rows] > np.asarray(Image.fromarray(grey[rows]).point(least.tolist()))
-        above[rows] = _spread(*(band[1:-1, 1:-1] for band in bands)) > saturation[rows]
-    return saturation, grey, pale, above
-
-
-def _luma(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
-    """Grey by ITU-R 601-2, rounded just as Pillow does it."""
-    total = red * np.uint32(19595)
-    total += green * np.uint32(38470)
-    total += blue * np.uint32(7471)
-    total += np.uint32(1 << 15)
-    total >>= np.uint32(16)
-    return total.astype(np.uint8)
-
-
-def _spread(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
-    """Largest less least channel, (H, W) uint8 each: saturation without a division."""
-    return np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-
-
-def _smooth(band: np.ndarray) -> np.ndarray:
-    """(H + 2, W + 2) uint8 weighted 1 2 1 along both axes -> (H, W); each 1 2 1 as two sums of neighbours."""
-    total = band.astype(np.uint16)
-    for _ in range(2):
-        total = total[:-1] + total[1:]
-    for _ in range(2):
-        total = total[:, :-1] + total[:, 1:]
-    total += 8
-    total >>= 4
-    return total.astype(np.uint8)
-
-
 def _histogram(values: np.ndarray) -> np.ndarray:
-    """Counts (256,) of (H, W) uint8; by Pillow, as bincount first copies all to eight bytes each."""
-    return np.array(Image.fromarray(values).histogram())
+    """Counts (256,) of uint8, by Pillow in four tables at once: bincount first copies all to eight bytes each."""
+    flat = values.ravel()
+    fours = len(flat) // 4 * 4
+    counts = np.bincount(flat[fours:], minlength=256)
+    if fours:
+        counts += np.array(Image.fromarray(flat[:fours].reshape(1, -1, 4)).histogram()).reshape(4, 256).sum(0)
+    return counts
 
 
 def _grey_at(density: float) -> float:
@@ -212,7 +169,7 @@ def _grey_at(density: float) -> float:
 def _tidy(
     sure: np.ndarray,
     pale: np.ndarray,
-    ink: np.ndarray,
+    ink: np.ndarray | None,
     *,
     settings: TissueSettings,
     cell_um: tuple[float, float],
@@ -220,38 +177,20 @@ def _tidy(
     """Pale tissue, gaps closed, small holes filled, ink cut out; without pieces too small or nowhere sure."""
     cell_mm2 = cell_um[0] * cell_um[1] * 1e-6
     radius = round(settings.closing_um / cell_um[1]), round(settings.closing_um / cell_um[0])
-    mask = close_gaps(pale & ~ink, radius)
-    mask = fill_holes(mask, settings.max_hole_mm2 / cell_mm2) & ~ink
+    if ink is not None:
+        pale, sure = pale & ~ink, sure & ~ink
+    mask = fill_holes(close_gaps(pale, radius), settings.max_hole_mm2 / cell_mm2)
+    if ink is not None:
+        mask &= ~ink
     pieces = runs_of(mask, corners=True)
     least = min(settings.min_piece_mm2 / cell_mm2, LEAST_SHARE * mask.size)
-    return pieces.painted((pieces.areas() >= least) & (pieces.cells_of(sure & ~ink) >= SURE_SHARE * least))
-
-
-def close_gaps(mask: np.ndarray, radius: tuple[int, int]) -> np.ndarray:
-    """Morphological closing of (H, W) bool by a box of 2 radius + 1 cells (rows, cols); nothing is lost."""
-    grown = np.pad(mask, [(2 * r, 2 * r) for r in radius])
-    for axis, r in enumerate(radius):
-        grown = _any_within(grown, 2 * r + 1, axis)
-    shrunk = ~grown
-    for axis, r in enumerate(radius):
-        shrunk = _any_within(shrunk, 2 * r + 1, axis)
-    return ~shrunk
+    return pieces.painted((pieces.areas() >= least) & (pieces.cells_of(sure) >= SURE_SHARE * least))
 
 
 def fill_holes(mask: np.ndarray, most_cells: float) -> np.ndarray:
     """Fill holes of at most this many cells, (H, W) bool; what touches the border is no hole."""
     gaps = runs_of(~mask, corners=False)
     return mask | gaps.painted((gaps.areas() <= most_cells) & ~gaps.at_border())
-
-
-def _any_within(mask: np.ndarray, window: int, axis: int) -> np.ndarray:
-    """True where any of `window` neighbours is; the axis gets window - 1 shorter. In doubling steps."""
-    mask, width = np.moveaxis(mask, axis, 0), 1
-    while width < window:
-        step = min(width, window - width)
-        mask = mask[:-step] | mask[step:]
-        width += step
-    return np.moveaxis(mask, 0, axis)
 
 
 def _pen_warnings(pen: dict[str, np.ndarray], mask: np.ndarray, cell_um: tuple[float, float]) -> list[str]:
