@@ -131,7 +131,7 @@ def test_a_transfer_that_breaks_off_is_tried_twice_and_leaves_nothing(
 
 
 def test_what_a_killed_process_left_half_fetched_is_removed(files: Counted, tmp_path: Path) -> None:
-    draft = tmp_path / "cache" / "0123456789abcdef.partial"
+    draft = tmp_path / "cache" / "slides" / "0123456789abcdef.partial"
     draft.mkdir(parents=True)
     (draft / "old.tif").write_bytes(b"half")
     files.pipe_file("/b/a.tif", b"slide")

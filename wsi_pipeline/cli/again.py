@@ -1,6 +1,5 @@
 """What `score` and `map` share: a run folder's own slides and knobs, taken as far as a stage."""
 
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,21 +9,23 @@ from wsi_pipeline.cli.job import work
 from wsi_pipeline.cli.model import load
 from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.pipeline.folder import open_run_folder
+from wsi_pipeline.pipeline.remote_folder import account_of, open_run
 from wsi_pipeline.pipeline.run import Stage
+from wsi_pipeline.slide.cache import use_cache
 from wsi_pipeline.slide.cohort import SlideEntry
 
 
 def go_on(run_folder: str, until: Stage, config_file: str | None, overrides: tuple[str, ...], **given: Any) -> int:
     """Take the slides of an existing run as far as `until`, with its own knobs but for those given now."""
-    if not (Path(run_folder) / "run.json").is_file():
+    account = account_of(run_folder)
+    if not account:
         raise ConfigError(f"{run_folder}: no run folder (no run.json); make one with `tile` or `run`")
-    folder = open_run_folder(run_folder, resume=True)
-    account = folder.account()
     if config_file is not None:
         config = options.resolve(config_file, overrides, **given)
     else:
         config = _own(account["config"], overrides, given)
+    use_cache(config.run.cache_dir, config.run.cache_gb)
+    folder = open_run(run_folder, resume=True)
     entries = [SlideEntry(**entry | {"mpp": entry["mpp"] and tuple(entry["mpp"])}) for entry in account["slides"]]
     classifier, about = load(config)
     key = str(account.get("pseudonyms", ""))

@@ -23,9 +23,11 @@ READ_TILES_S = 300  # 256 px tiles read and stored a second by one core, as meas
 def command(slides: str, config_file: str | None, overrides: tuple[str, ...], **given: Any) -> int:
     """Tell for each of SLIDES its scale and where it comes from, levels, codec, bounds, the tiles, bytes and
     time to expect, and what would fail. Exit code 0: all would run; 3: some would not; 1: none would."""
+    from wsi_pipeline.slide.cache import use_cache
     from wsi_pipeline.slide.cohort import find_slides
 
     config = options.resolve(config_file, overrides, **given)
+    use_cache(config.run.cache_dir, config.run.cache_gb)
     return check(find_slides(slides)[: config.run.limit], config)
 
 

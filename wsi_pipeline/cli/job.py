@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import click
@@ -21,7 +20,7 @@ from wsi_pipeline.maps.tables import FAILED, write_failures, write_slides_table
 from wsi_pipeline.pipeline.folder import MARK, RunFolder, now
 from wsi_pipeline.pipeline.heard import heard
 from wsi_pipeline.pipeline.pseudonyms import pseudonymise, refuse_mixture
-from wsi_pipeline.pipeline.run import Scoring, Stage, pictures, run_cohort
+from wsi_pipeline.pipeline.run import Scoring, Stage, run_cohort
 from wsi_pipeline.slide.cohort import SlideEntry
 
 _LIBRARIES = (
@@ -53,6 +52,7 @@ def work(
     `pseudonyms` is the id of the key that the entries are hidden under, see `hidden`.
     """
     refuse_mixture(folder.account(), pseudonyms)
+    folder.check_workers(config.run.scheduler)
     entries = entries[: config.run.limit]
     account = _account(entries, config, model or {}) | {"pseudonyms": pseudonyms}
     folder.write_account(account)
@@ -106,9 +106,10 @@ def _close(folder: RunFolder, results: Sequence[SlideResult], account: dict[str,
         "version": __version__,
         "date": account["started"][:10],
     }
-    shown = {row.slide_id: pictures(folder.maps, row.slide_id) for row in rows if row.status not in FAILED}
+    shown = {row.slide_id: folder.pictures(row.slide_id) for row in rows if row.status not in FAILED}
     write_report(folder.root, rows, pictures=shown, run=facts)
     folder.write_account(account | {"statuses": dict(Counter(row.status for row in rows))})
+    folder.publish()
 
 
 def _exit_code(results: Sequence[SlideResult], slides: int) -> int:
@@ -125,4 +126,4 @@ def _say(results: Sequence[SlideResult], folder: RunFolder, speed: str) -> None:
         click.echo(f"  {speed}")
     for name in ("slides.csv", "failures.csv", "report.html"):
         if name != "failures.csv" or any(counts[status] for status in FAILED):
-            click.echo(f"  {Path(folder.root / name)}")
+            click.echo(f"  {folder.shown(name)}")

@@ -21,21 +21,23 @@ def command(
     overrides: tuple[str, ...], dry_run: bool, **given: Any,
 ) -> int:  # fmt: skip
     """Tile, score and map SLIDES: a folder (searched recursively), a glob, one file, or a manifest CSV
-    slide_id,path[,mpp,label,patient_id,split]."""
+    slide_id,path[,mpp,label,patient_id,split]; paths or URLs such as s3://bucket/slides."""
     from pathlib import Path
 
     from wsi_pipeline.cli.check import check
+    from wsi_pipeline.slide.cache import use_cache
     from wsi_pipeline.slide.cohort import find_slides
 
     config = options.resolve(config_file, overrides, **given)
+    use_cache(config.run.cache_dir, config.run.cache_gb)
     entries = find_slides(slides, exclude=[Path(out)])
     if dry_run:
         return check(entries[: config.run.limit], config)
     from wsi_pipeline.cli.job import hidden, work
     from wsi_pipeline.cli.model import load
-    from wsi_pipeline.pipeline.folder import open_run_folder
+    from wsi_pipeline.pipeline.remote_folder import open_run
 
     entries, key = hidden(entries[: config.run.limit], key_file, out=out)
     classifier, about = load(config)
-    folder = open_run_folder(out, resume=resume, overwrite=overwrite)
+    folder = open_run(out, resume=resume, overwrite=overwrite)
     return work(entries, folder, config, classifier=classifier, model=about, pseudonyms=key)

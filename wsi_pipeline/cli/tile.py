@@ -22,11 +22,13 @@ def command(
     from pathlib import Path
 
     from wsi_pipeline.cli.job import hidden, work
-    from wsi_pipeline.pipeline.folder import open_run_folder
+    from wsi_pipeline.pipeline.remote_folder import open_run
+    from wsi_pipeline.slide.cache import use_cache
     from wsi_pipeline.slide.cohort import find_slides
 
     config = options.resolve(config_file, overrides, **given)
+    use_cache(config.run.cache_dir, config.run.cache_gb)
     entries = find_slides(slides, exclude=[Path(out)])
     entries, key = hidden(entries[: config.run.limit], key_file, out=out)
-    folder = open_run_folder(out, resume=resume, overwrite=overwrite)
+    folder = open_run(out, resume=resume, overwrite=overwrite)
     return work(entries, folder, config, until="tile", pseudonyms=key)

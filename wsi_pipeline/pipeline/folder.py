@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,10 +23,14 @@ from wsi_pipeline.disk import writing
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.atomic import replace_file
+from wsi_pipeline.pipeline.claim_files import ClaimFiles
+from wsi_pipeline.slide.cache import without_cache
+from wsi_pipeline.slide.urls import is_url
 
 MARK = "wsi_pipeline"  # the key of run.json by which a run folder is known
-_FOLDERS = ("tiles", "maps", "logs", "records", "claims")
-_FILES = ("run.json", "events.jsonl", "slides.csv", "slides.parquet", "failures.csv", "report.html")
+PICTURES = ("tissue", "overlay")
+FOLDERS = ("tiles", "maps", "logs", "records", "claims")
+FILES = ("run.json", "events.jsonl", "slides.csv", "slides.parquet", "failures.csv", "report.html")
 
 
 class RunFolder:
@@ -35,24 +39,55 @@ class RunFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.maps = root / "maps"
-        self.claims = root / "claims"
+        self.claims: Path | ClaimFiles = root / "claims"
         self._lock = Lock()
 
     def store(self, slide_id: str) -> Path:
         """The tile store of a slide."""
         return self.root / "tiles" / f"{slide_id}.zarr"
 
+    def pictures(self, slide_id: str) -> dict[str, Path]:
+        """The PNGs of a slide that are there, by what they show."""
+        found = {name: self.maps / f"{slide_id}_{name}.png" for name in PICTURES}
+        return {name: path for name, path in found.items() if path.exists()}
+
+    def shown(self, name: str) -> str:
+        """Where a file of the run lies, for a message."""
+        return str(self.root / name) if name else str(self.root)
+
+    def told(self, text: str) -> str:
+        """A message without places that mean nothing to who reads it: copies of what lies at a URL."""
+        return without_cache(text)
+
+    # A run folder at a URL (remote_folder.py) works in a folder of this machine; here all is in its place already.
+
+    def check_workers(self, scheduler: str) -> None:
+        """Raise ConfigError where workers of `scheduler` could not reach this folder."""
+
+    def fetch(self, slide_id: str, key: str) -> None:
+        """Bring the tile store of a slide here, if one of this `key` is kept elsewhere."""
+
+    def deliver(self, slide_id: str) -> None:
+        """Put the tile store and maps of a slide where they are kept. Raises StoreError where that fails."""
+
+    def has(self, paths: Iterable[Path]) -> bool:
+        """Whether all these files of the run are kept."""
+        return all(path.exists() for path in paths)
+
+    def publish(self) -> None:
+        """Put tables, report and account where they are kept; the run is over. Raises StoreError likewise."""
+
     def account(self) -> dict[str, Any]:
         """What run.json holds; empty where there is none yet. Raises StoreError where it is not ours."""
-        path = self.root / "run.json"
+        path, shown = self.root / "run.json", self.shown("run.json")
         if not path.exists():
             return {}
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise StoreError(f"{path}: cannot be read ({error}); use another --out, or --overwrite") from None
+            raise StoreError(f"{shown}: cannot be read ({error}); use another --out, or --overwrite") from None
         if not isinstance(found, dict) or MARK not in found:
-            raise StoreError(f"{path}: not written by this package; use another --out")
+            raise StoreError(f"{shown}: not written by this package; use another --out")
         return found
 
     def write_account(self, facts: Mapping[str, Any]) -> None:
@@ -131,23 +166,31 @@ def open_run_folder(root: str | Path, *, resume: bool = False, overwrite: bool =
     Raises ConfigError where one is there and neither `resume` nor `overwrite` is said, or where something
     else is: nothing that is not ours is ever removed.
     """
+    if is_url(root):
+        raise ConfigError(f"{root}: a folder of this machine is needed here")
     root = Path(root).absolute()
     folder = RunFolder(root)
     if root.exists() and not root.is_dir():
         raise ConfigError(f"{root}: is a file; give --out a folder")
     if root.exists() and any(root.iterdir()):
-        if not folder.account():
-            raise ConfigError(f"{root}: holds other files and no run.json; give --out a new or empty folder")
+        refuse_others(folder, resume=resume or overwrite)
         if overwrite:
             _clear(root)
-        elif not resume:
-            raise ConfigError(f"{root}: holds a run already; use --resume to finish it, --overwrite, or another --out")
     with writing(root):
-        for name in _FOLDERS:
+        for name in FOLDERS:
             (root / name).mkdir(parents=True, exist_ok=True)
     if not folder.account():
         folder.write_account({MARK: __version__})  # known as ours from the first moment on
     return folder
+
+
+def refuse_others(folder: RunFolder, *, resume: bool) -> None:
+    """ConfigError where a folder that is not empty holds no run, or one that nobody wants to go on with."""
+    where = folder.shown("")
+    if not folder.account():
+        raise ConfigError(f"{where}: holds other files and no run.json; give --out a new or empty folder")
+    if not resume:
+        raise ConfigError(f"{where}: holds a run already; use --resume to finish it, --overwrite, or another --out")
 
 
 def now() -> str:
@@ -156,9 +199,9 @@ def now() -> str:
 
 
 def _clear(root: Path) -> None:
-    for name in _FOLDERS:
+    for name in FOLDERS:
         shutil.rmtree(root / name, ignore_errors=True)
-    for name in _FILES:
+    for name in FILES:
         (root / name).unlink(missing_ok=True)
 
 

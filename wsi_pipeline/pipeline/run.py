@@ -210,6 +210,7 @@ def _tile(run: Run, work: Work) -> None:
             work.result = kept
             return
     run.folder.forget(entry.slide_id)
+    run.folder.fetch(entry.slide_id, work.tiles_key)
     work.stage = "tissue"
     store = str(run.folder.store(entry.slide_id))
     settings = tiling_settings(config)
@@ -228,7 +229,7 @@ def _tile(run: Run, work: Work) -> None:
         shards_written=done.shards_written, seconds=round(done.seconds, 3),
     )  # fmt: skip
     if run.until == "tile":
-        work.result = _reached(work, done.tiles)
+        work.result = _reached(run, work, done.tiles)
 
 
 def _cut(run: Run, tiles: int) -> None:
@@ -249,7 +250,7 @@ def _score(run: Run, work: Work) -> None:
         seconds=round(scores.seconds, 3), filled=scores.filled, resumed=scores.resumed,
     )  # fmt: skip
     if run.until == "score":
-        work.result = _reached(work, scores.rows)
+        work.result = _reached(run, work, scores.rows)
 
 
 def _scored(run: Run, tiles: int) -> None:
@@ -282,7 +283,7 @@ def _kept(run: Run, work: Work) -> SlideResult | None:
     found = run.folder.recorded(work.entry.slide_id)
     outputs = mapping_settings(run.config, "").outputs
     files = map_files(run.folder.maps, work.entry.slide_id, outputs)
-    if found is None or found[1] != work.maps_key or not all(path.exists() for path in files):
+    if found is None or found[1] != work.maps_key or not run.folder.has(files):
         return None
     run.tell("slide_kept", slide_id=work.entry.slide_id)
     return _with_entry(found[0], work.entry)
@@ -301,8 +302,9 @@ def _finish(run: Run, work: Work) -> SlideResult:
     return result
 
 
-def _reached(work: Work, tiles: int) -> SlideResult:
+def _reached(run: Run, work: Work, tiles: int) -> SlideResult:
     """The row of a slide that a `tile` or `score` run took as far as it goes."""
+    run.folder.deliver(work.entry.slide_id)
     result = without_result(work.entry.slide_id, "ok" if tiles else "no_tissue", stage=work.stage, slide=work.slide)
     return _with_entry(replace(result, tiles=tiles, seconds=round(work.seconds, 3)), work.entry)
 
@@ -313,7 +315,7 @@ def _failure(run: Run, work: Work, error: Exception) -> SlideResult:
     if not isinstance(error, WsiError):
         text = by_own_name("".join(traceback.format_exception(error)), path)
         run.folder.event("traceback", slide_id=work.entry.slide_id, text=text)
-    message = str(error) if isinstance(error, WsiError) else f"{type(error).__name__}: {error}"
+    message = run.folder.told(str(error) if isinstance(error, WsiError) else f"{type(error).__name__}: {error}")
     stalled = isinstance(error, StalledError)  # then nothing more is asked of its path
     result = without_result(
         work.entry.slide_id,
@@ -336,9 +338,3 @@ def _status_of(error: Exception, stage: str) -> str:
 def _with_entry(result: SlideResult, entry: SlideEntry) -> SlideResult:
     """The row with what the manifest says of the slide."""
     return replace(result, label=entry.label, patient_id=entry.patient_id, split=entry.split)
-
-
-def pictures(maps: Path, slide_id: str) -> dict[str, Path]:
-    """The PNGs of a slide that are there, by what they show."""
-    found = {name: maps / f"{slide_id}_{name}.png" for name in ("tissue", "overlay")}
-    return {name: path for name, path in found.items() if path.exists()}

@@ -21,7 +21,7 @@ from wsi_pipeline.slide.locks import Lock, lock, try_lock
 from wsi_pipeline.slide.urls import FileSystem, broken, is_url, reaching, remote, stamp, told
 
 CACHE_GB = 100.0
-_ENTRY = rf"{re.escape(os.sep)}([0-9a-f]{{16}}(\.partial)?{re.escape(os.sep)})?"
+_ENTRY = rf"{re.escape(os.sep)}slides{re.escape(os.sep)}([0-9a-f]{{16}}(\.partial)?{re.escape(os.sep)})?"
 _FOLDER, _SIZE = "WSI_PIPELINE_CACHE_DIR", "WSI_PIPELINE_CACHE_GB"
 
 
@@ -69,6 +69,12 @@ def cache_folder() -> Path:
     return folder
 
 
+def _slides() -> Path:
+    folder = cache_folder() / "slides"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def hold(path: str | Path) -> Held:
     """The file at `path`, fetched where it is a URL and not here yet; with the files that belong to it beside it.
 
@@ -82,7 +88,7 @@ def hold(path: str | Path) -> Held:
         info = files.info(there)
     if info["type"] != "file":
         raise SlideError(f"{_name(url)}: a folder, not a slide file; take it out of the cohort")
-    entry = cache_folder() / digest([url, *stamp(info)])
+    entry = _slides() / digest([url, *stamp(info)])
     while True:
         held = lock(entry.with_suffix(".lock"), alone=False)
         if entry.is_dir():

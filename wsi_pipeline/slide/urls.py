@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 
+from wsi_pipeline.disk import is_full
 from wsi_pipeline.errors import ConfigError, SlideError, WsiError
 from wsi_pipeline.slide.files import reason
 
@@ -78,6 +79,8 @@ def told(error: Exception) -> str:
     """Why a remote file was not to be had, and what to do."""
     if isinstance(error, FileNotFoundError):
         return "no such file; check the URL"
+    if isinstance(error, OSError) and is_full(error):
+        return "the disk here is full; free some"
     if isinstance(error, PermissionError):
         return f"access refused ({reason(error, Path())}); see to your credentials"
     return f"cannot be reached ({reason(error, Path())}); check the URL, network and credentials"
