@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def test_a_run_from_and_to_an_object_store_killed_once_ends_as_one_on_a_disk(buc
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     first = bucket.ls("bucket/run/records")
+    shutil.rmtree(tmp_path / "cache" / "slides")
     again = start("s3://bucket/slides", "s3://bucket/run", "--resume")
     said = "".join(again.communicate(timeout=300))
     assert again.returncode == 0 and "s3://bucket/run/slides.csv" in said, said
@@ -70,6 +72,8 @@ def test_a_run_from_and_to_an_object_store_killed_once_ends_as_one_on_a_disk(buc
     kept = [line["slide_id"] for line in lines if line["event"] == "slide_kept"]
     print(f"records when killed: {first}; kept: {kept}")
     assert kept == [Path(name).stem for name in first]
+    fetched = {path.stem for path in (tmp_path / "cache" / "slides").glob("*/*.tif")}
+    assert fetched == {"synthetic_01", "synthetic_02"} - set(kept)  # what is known to be unchanged is not read
     claims = [Path(name).name for name in bucket.ls("bucket/run/claims")]
     assert all(name.startswith(".") for name in claims)  # the clock of the killed job, as on a disk
     assert not list((tmp_path / "cache" / "runs").glob("*/*"))

@@ -70,8 +70,8 @@ class RunFolder:
     def deliver(self, slide_id: str) -> None:
         """Put the tile store and maps of a slide where they are kept. Raises StoreError where that fails."""
 
-    def has(self, paths: Iterable[Path]) -> bool:
-        """Whether all these files of the run are kept."""
+    def has(self, slide_id: str, paths: Iterable[Path]) -> bool:
+        """Whether all these files of a slide are kept; what is left over of it elsewhere may then go."""
         return all(path.exists() for path in paths)
 
     def publish(self) -> None:
@@ -104,15 +104,24 @@ class RunFolder:
                 words = " ".join(f"{key}={value}" for key, value in facts.items() if key != "slide_id")
                 self._append(self.root / "logs" / f"{facts['slide_id']}.log", f"{now()} {name} {words}")
 
-    def record(self, result: SlideResult, key: str, path: Path | None = None) -> None:
-        """Write what a slide came to, last of all its files; `key` tells what it depends on."""
+    def record(
+        self, result: SlideResult, key: str, path: Path | None = None, *, seen: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write what a slide came to, last of all its files; `key` tells what it depends on, `seen` see seen.py."""
         row = {name: None if _is_nan(value) else value for name, value in asdict(result).items()}
-        text = json.dumps({"key": key, "result": row}, ensure_ascii=False)
+        text = json.dumps({"key": key, "result": row} | ({"seen": seen} if seen else {}), ensure_ascii=False)
         replace_file(path or self._record_path(result.slide_id), text.encode("utf-8", "replace"))
 
     def recorded(self, slide_id: str) -> tuple[SlideResult, str] | None:
         """What was recorded of a slide, and its key; None where there is nothing whole."""
         return self._read_record(self._record_path(slide_id))
+
+    def seen(self, slide_id: str) -> Any:
+        """What `record` was told of how the slide was seen; None where nothing was."""
+        try:
+            return json.loads(self._record_path(slide_id).read_text(encoding="utf-8"))["seen"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def record_failure(self, result: SlideResult) -> None:
         """Write how a slide failed, for other jobs at work in this folder."""

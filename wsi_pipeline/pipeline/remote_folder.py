@@ -90,11 +90,13 @@ class RemoteFolder(RunFolder):
     def event(self, name: str, **facts: Any) -> None:
         super().event(name, **{key: self.told(v) if isinstance(v, str) else v for key, v in facts.items()})
 
-    def record(self, result: SlideResult, key: str, path: Path | None = None) -> None:
+    def record(
+        self, result: SlideResult, key: str, path: Path | None = None, *, seen: Mapping[str, Any] | None = None
+    ) -> None:
         slide_id = result.slide_id
         if path is None:
             self.deliver(slide_id)
-        super().record(result, key, path)
+        super().record(result, key, path, seen=seen)
         written = path or self._record_path(slide_id)
         self._push([f"records/{written.name}", *self._there([self.root / "logs" / f"{slide_id}.log"])])
         self._drop(slide_id)
@@ -104,6 +106,10 @@ class RemoteFolder(RunFolder):
     def recorded(self, slide_id: str) -> tuple[SlideResult, str] | None:
         self._pull(f"records/{slide_id}.json")
         return super().recorded(slide_id)
+
+    def seen(self, slide_id: str) -> Any:
+        self._pull(f"records/{slide_id}.json")
+        return super().seen(slide_id)
 
     def failed_since(self, slide_id: str, moment: float) -> SlideResult | None:
         path = self._failure_path(slide_id)
@@ -119,9 +125,12 @@ class RemoteFolder(RunFolder):
             self._remove(f"records/{path.name}")
         super().forget(slide_id)
 
-    def has(self, paths: Iterable[Path]) -> bool:
+    def has(self, slide_id: str, paths: Iterable[Path]) -> bool:
         with reaching(self.url, StoreError):
-            return all(self._files.exists(self._at(self._name(path))) for path in paths)
+            kept = all(self._files.exists(self._at(self._name(path))) for path in paths)
+        if kept:
+            self._drop(slide_id)  # of a job that was killed between its record and this
+        return kept
 
     def pictures(self, slide_id: str) -> dict[str, Path]:
         for name in PICTURES:

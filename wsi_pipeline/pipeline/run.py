@@ -24,13 +24,15 @@ from wsi_pipeline.maps.aggregate import SlideResult, without_result
 from wsi_pipeline.pipeline.claims import Claims, open_claims
 from wsi_pipeline.pipeline.folder import RunFolder
 from wsi_pipeline.pipeline.map import map_files, map_slide, mapping_settings
-from wsi_pipeline.pipeline.tile import fill_store, lay_tiles, tiling_settings
+from wsi_pipeline.pipeline.seen import recall, remember, source_of
+from wsi_pipeline.pipeline.settings import tiling_settings
+from wsi_pipeline.pipeline.tile import fill_store, lay_tiles
 from wsi_pipeline.schedulers import SlurmJobs, open_cluster
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.files import by_own_name
 from wsi_pipeline.slide.reader import Slide, open_slide
 from wsi_pipeline.slurm import SlurmSettings
-from wsi_pipeline.tiles.store import store_bytes
+from wsi_pipeline.tiles.codecs import store_bytes
 
 FAILED = ("no_mpp", "unreadable", "failed")
 _POLL_S = 2.0  # between looks at slides that other jobs are working on
@@ -61,6 +63,7 @@ class Work:
         self.stage = "open"
         self.started = perf_counter()
         self.slide: Slide | None = None
+        self.source: list[Any] | None = None
         self.tiles_key = self.scores_key = self.maps_key = ""
         self.result: SlideResult | None = None
         self.elsewhere = False  # another job has it
@@ -199,7 +202,10 @@ def _tile(run: Run, work: Work) -> None:
         work.result = failed  # in another job, while this one ran: it would fail again
         return
     run.tell("slide_started", slide_id=entry.slide_id)
-    work.slide = run.cluster.submit(_open, entry, config.slide.mpp_default).result()
+    work.source = source_of(entry, config.slide.mpp_default)
+    work.slide = recall(run.folder.seen(entry.slide_id), work.source) or run.cluster.submit(
+        _open, entry, config.slide.mpp_default
+    ).result()
     assert work.slide is not None
     mpp = work.slide.mpp_l0
     work.tiles_key = tiling_key(config, work.slide.fingerprint, (mpp.x, mpp.y))
@@ -270,7 +276,7 @@ def _map(run: Run, work: Work) -> None:
         work.elsewhere = True
         return
     work.result = _with_entry(replace(result, seconds=round(work.seconds, 3)), work.entry)
-    run.folder.record(work.result, work.maps_key)
+    run.folder.record(work.result, work.maps_key, seen=remember(work.slide, work.source))
 
 
 def _open(entry: SlideEntry, mpp_default: float | None) -> Slide:
@@ -283,7 +289,7 @@ def _kept(run: Run, work: Work) -> SlideResult | None:
     found = run.folder.recorded(work.entry.slide_id)
     outputs = mapping_settings(run.config, "").outputs
     files = map_files(run.folder.maps, work.entry.slide_id, outputs)
-    if found is None or found[1] != work.maps_key or not run.folder.has(files):
+    if found is None or found[1] != work.maps_key or not run.folder.has(work.entry.slide_id, files):
         return None
     run.tell("slide_kept", slide_id=work.entry.slide_id)
     return _with_entry(found[0], work.entry)

@@ -84,11 +84,7 @@ def hold(path: str | Path) -> Held:
         return Held(Path(path))
     url = str(path)
     files, there = remote(url)
-    with reaching(_name(url)):
-        info = files.info(there)
-    if info["type"] != "file":
-        raise SlideError(f"{_name(url)}: a folder, not a slide file; take it out of the cohort")
-    entry = _slides() / digest([url, *stamp(info)])
+    entry = _slides() / digest([url, *version_of(url)])
     while True:
         held = lock(entry.with_suffix(".lock"), alone=False)
         if entry.is_dir():
@@ -98,6 +94,16 @@ def hold(path: str | Path) -> Held:
         with lock(entry.with_suffix(".lock"), alone=True):
             if not entry.is_dir():
                 _fetch(files, there, entry, url)
+
+
+def version_of(url: str) -> list[str]:
+    """What tells the file at a URL from all that were or will be there. Raises SlideError where there is none."""
+    files, there = remote(url)
+    with reaching(_name(url)):
+        info = files.info(there)
+    if info["type"] != "file":
+        raise SlideError(f"{_name(url)}: a folder, not a slide file; take it out of the cohort")
+    return stamp(info)
 
 
 def without_cache(text: str) -> str:

@@ -120,15 +120,20 @@ def read_attributes(group: zarr.Group) -> dict[str, Any]:
 def read_grid(group: zarr.Group) -> TileGrid:
     """The grid that was written, its slide included."""
     found = read_attributes(group)
-    slide = {item.name: _tuples(found["slide"][item.name]) for item in fields(Slide)}
     numbers = {name: found["grid"][name] for name in _GRID_NUMBERS}
     return TileGrid(
-        slide=Slide(**slide | {"mpp_l0": Mpp(**slide["mpp_l0"])}),
+        slide=slide_of(found["slide"]),
         mpp=Mpp(**found["grid"]["mpp"]),
         rowcol=read_array(group, "rowcol"),
         tissue=read_array(group, "tissue_fraction"),
         **numbers,
     )
+
+
+def slide_of(found: Mapping[str, Any]) -> Slide:
+    """The slide that was written as a dict of its fields; KeyError or TypeError where it is none."""
+    slide = {item.name: _tuples(found[item.name]) for item in fields(Slide)}
+    return Slide(**slide | {"mpp_l0": Mpp(**slide["mpp_l0"])})
 
 
 def read_tissue(group: zarr.Group) -> TissueMask:
