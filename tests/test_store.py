@@ -18,6 +18,7 @@ from small_slide import TILE, a_grid, a_slide, a_store, all_tissue
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.slide.reader import PLAIN, SlideReader, open_slide
 from wsi_pipeline.tiles import store as store_module
+from wsi_pipeline.tiles.codecs import store_bytes
 from wsi_pipeline.tiles.store import (
     TileStore,
     create_store,
@@ -25,7 +26,6 @@ from wsi_pipeline.tiles.store import (
     mark_complete,
     missing_shards,
     open_store,
-    store_bytes,
     write_jpegs,
     write_shard,
 )

@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 
 from wsi_pipeline.config import Config
 from wsi_pipeline.errors import ScaleError, SlideError, WsiError
-from wsi_pipeline.pipeline.tile import tiling_settings
+from wsi_pipeline.pipeline.settings import tiling_settings
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.reader import Slide, SlideReader, open_slide, working_mpp
 from wsi_pipeline.slide.tissue import find_tissue
+from wsi_pipeline.tiles.codecs import store_bytes
 from wsi_pipeline.tiles.grid import lay_grid
-from wsi_pipeline.tiles.store import store_bytes
 
 COARSE_MPP = 32.0  # tissue is only estimated here; a sixteenth of the pixels that a run looks at
 MAX_PX = 4e8  # pixels of the level to be read for it; above, tissue is not looked for

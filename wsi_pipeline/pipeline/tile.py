@@ -1,57 +1,17 @@
 """One slide -> its tile store: tissue found, grid laid, tiles cut by the workers, a whole shard a task."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from wsi_pipeline.cluster import Cluster
-from wsi_pipeline.config import Config, config_hash
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.slide.reader import Reading, Slide, drop_reader, reader_for, working_mpp
-from wsi_pipeline.slide.tissue import TissueSettings, find_tissue
-from wsi_pipeline.tiles.codecs import Codec
-from wsi_pipeline.tiles.grid import Edge, lay_grid
+from wsi_pipeline.pipeline.settings import TilingSettings
+from wsi_pipeline.slide.reader import Slide, drop_reader, reader_for, working_mpp
+from wsi_pipeline.slide.tissue import find_tissue
+from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tiles.store import TileStore, create_store, delete_store, open_store
 from wsi_pipeline.tiles.tiler import CutResult, cut_tiles
-
-
-@dataclass(frozen=True)
-class TilingSettings:
-    """What the worker that lays a grid must know, as plain values."""
-
-    tissue: TissueSettings
-    mpp: float
-    tile_px: int
-    stride_px: int
-    min_tissue: float
-    edge: Edge
-    pixels: bool
-    codec: Codec
-    jpeg_quality: int
-    shard_tiles: int
-    reading: Reading
-    config_hash: str
-
-
-def tiling_settings(config: Config) -> TilingSettings:
-    """The plain values of a configuration that tiling needs."""
-    tiles = config.tiles
-    return TilingSettings(
-        tissue=TissueSettings(**config.tissue.model_dump()),
-        mpp=tiles.mpp,
-        tile_px=tiles.tile_px,
-        stride_px=config.stride_px,
-        min_tissue=tiles.min_tissue,
-        edge=tiles.edge,
-        pixels=tiles.store != "coordinates",
-        codec="jpeg" if tiles.store == "jpeg" else "zstd",
-        jpeg_quality=tiles.jpeg_quality,
-        shard_tiles=tiles.shard_tiles,
-        reading=Reading(
-            icc=config.slide.icc, direct=config.slide.reader == "auto", reduced=config.slide.reduced_decode
-        ),
-        config_hash=config_hash(config),
-    )
 
 
 def lay_tiles(slide: Slide, store_path: str, key: str, settings: TilingSettings) -> int:

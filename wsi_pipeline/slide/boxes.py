@@ -1,4 +1,4 @@
-"""A box moved over a mask -> the mask with gaps closed, or without its rim.
+"""A box moved over a mask -> the mask grown, with gaps closed, or without its rim.
 
 In strips of rows that stay in the cache, laid out as one row each, so that every step is one long shift.
 """
@@ -20,12 +20,22 @@ def close_gaps(mask: np.ndarray, radius: tuple[int, int]) -> np.ndarray:
     return closed
 
 
+def grown(mask: np.ndarray, radius: tuple[int, int]) -> np.ndarray:
+    """Cells of (H, W) bool with any True within `radius` (rows, cols)."""
+    return _moved(np.logical_or, mask, radius, outside=False)
+
+
 def inner(mask: np.ndarray, radius: tuple[int, int]) -> np.ndarray:
     """Cells of (H, W) bool with none but True within `radius` (rows, cols); beyond the border all counts as True."""
+    return _moved(np.logical_and, mask, radius, outside=True)
+
+
+def _moved(both: np.ufunc, mask: np.ndarray, radius: tuple[int, int], *, outside: bool) -> np.ndarray:
+    """Any (or) or all (and) cells of the box around each, with `outside` beyond the border."""
     found = np.empty_like(mask)
-    for rows, strip, spare, stride in _strips(mask, radius, outside=True):
-        shrunk, _ = _over_boxes(np.logical_and, strip, spare, radius=radius, stride=stride)
-        found[rows] = _columns(shrunk, stride, mask.shape[1])
+    for rows, strip, spare, stride in _strips(mask, radius, outside=outside):
+        over, _ = _over_boxes(both, strip, spare, radius=radius, stride=stride)
+        found[rows] = _columns(over, stride, mask.shape[1])
     return found
 
 

@@ -8,14 +8,13 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_partial
-from pydicom.tag import BaseTag
-
+from wsi_pipeline.lazy import load_later
 from wsi_pipeline.slide.urls import FileSystem
 
+pydicom = load_later("pydicom")  # takes half a second, and only DICOM at URLs needs it
+
 _SERIES = 0x0020000E
-_NO_DICOM = (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError)
+_NO_DICOM = (EOFError, ValueError, KeyError, AttributeError, NotImplementedError)
 _BLOCK = 2**16  # a header; blocks of a library's own size would fetch megabytes of each file
 _NAMES = re.compile(r"^\s*[^=\[\]]+=\s*(\S.*?)\s*$", re.MULTILINE)
 _MAX_INDEX = 2**20  # bytes of a .vms file
@@ -31,13 +30,13 @@ def series_of(files: FileSystem, path: str) -> str | None:
     """The SeriesInstanceUID of a DICOM file, of which no more than that is read; None where it has none."""
     with files.open(path, "rb", block_size=_BLOCK, cache_type="readahead") as file:
         try:
-            found = read_partial(file, stop_when=_is_past_series, specific_tags=[BaseTag(_SERIES)])
-        except _NO_DICOM:
+            found = pydicom.filereader.read_partial(file, stop_when=_is_past_series, specific_tags=[_SERIES])
+        except (pydicom.errors.InvalidDicomError, *_NO_DICOM):
             return None
     return str(found.get("SeriesInstanceUID") or "") or None
 
 
-def _is_past_series(tag: BaseTag, vr: str | None, length: int) -> bool:
+def _is_past_series(tag: int, vr: str | None, length: int) -> bool:
     return tag > _SERIES
 
 

@@ -5,8 +5,10 @@ is the least channel of blue and green pens, green and blue are alike in red one
 """
 
 import numpy as np
-import scipy.ndimage
 from PIL import Image
+
+from wsi_pipeline.slide.boxes import grown
+from wsi_pipeline.slide.runs import runs_of
 
 PEN_UM = 32.0  # side of the blocks whose mean colour is judged: wider than a nucleus, narrower than a stroke
 PEN_HALO_UM = 64.0  # ink fades out over about this much around what is clearly ink
@@ -66,19 +68,17 @@ def find_pen(rgb: np.ndarray, mpp_px: tuple[float, float]) -> dict[str, np.ndarr
     step = max(1, round(PEN_UM / mpp_px[1])), max(1, round(PEN_UM / mpp_px[0]))
     blocks = np.asarray(Image.fromarray(rgb).reduce((step[1], step[0])), np.float32)
     block_um = step[0] * mpp_px[1], step[1] * mpp_px[0]
-    halo = [2 * int(np.ceil(PEN_HALO_UM / um)) + 1 for um in block_um]
+    halo = int(np.ceil(PEN_HALO_UM / block_um[0])), int(np.ceil(PEN_HALO_UM / block_um[1]))
     marks = {}
     for colour, rule in _INK.items():
         clear = rule(blocks, True)
         if clear.sum() * np.prod(block_um) * 1e-6 < MIN_PEN_MM2:
             continue
         weak = rule(blocks, False)
-        pieces, count = scipy.ndimage.label(weak | clear, np.ones((3, 3)))
-        area_mm2 = np.bincount(pieces.ravel(), clear.ravel(), minlength=count + 1) * np.prod(block_um) * 1e-6
-        area_mm2[0] = 0
-        mark = (area_mm2 >= MIN_PEN_MM2)[pieces]
+        pieces = runs_of(weak | clear, corners=True)
+        mark = pieces.painted(pieces.cells_of(clear) * np.prod(block_um) * 1e-6 >= MIN_PEN_MM2)
         if mark.any():
-            mark = scipy.ndimage.maximum_filter(mark, size=halo)
+            mark = grown(mark, halo)
             marks[colour] = mark.repeat(step[0], 0).repeat(step[1], 1)[: rgb.shape[0], : rgb.shape[1]]
     return marks
 

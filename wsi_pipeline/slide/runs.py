@@ -6,8 +6,6 @@ A clean mask has a few runs a row, so that labelling runs takes a fifth of what 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +73,27 @@ def runs_of(mask: np.ndarray, *, corners: bool) -> Runs:
     touched = np.maximum(after - first, 0)
     upper = np.repeat(np.arange(len(starts)), touched)
     lower = np.arange(len(upper)) + np.repeat(first - np.cumsum(touched) + touched, touched)
-    joined = coo_array((np.ones(len(upper), np.int8), (upper, lower)), shape=(len(starts), len(starts)))
-    count, piece = connected_components(joined, directed=False)
-    return Runs((rows, cols), starts, stops, piece, int(count))
+    piece, count = _joined(len(starts), upper, lower)
+    return Runs((rows, cols), starts, stops, piece, count)
+
+
+def _joined(runs: int, upper: np.ndarray, lower: np.ndarray) -> tuple[np.ndarray, int]:
+    """The piece of each run, numbered by its first run, and how many there are; each pair (upper, lower) joins two.
+
+    Every run points to an earlier one of its piece, in the end to the first: pairs pull what their two point to
+    together, and paths are halved, until nothing moves. scipy does it as fast, but takes 0.4 s to load.
+    """
+    root = np.arange(runs)
+    while len(upper):
+        low = np.minimum(root[upper], root[lower])
+        np.minimum.at(root, root[upper], low)
+        np.minimum.at(root, root[lower], low)
+        while not np.array_equal(root, further := root[root]):
+            root = further
+        apart = root[upper] != root[lower]
+        upper, lower = upper[apart], lower[apart]
+    first, piece = np.unique(root, return_inverse=True)
+    return piece, len(first)
 
 
 def _stride(cols: int) -> int:

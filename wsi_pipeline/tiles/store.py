@@ -20,7 +20,15 @@ from wsi_pipeline.disk import free_bytes, writing
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.slide.reader import PLAIN, Reading
 from wsi_pipeline.slide.tissue import TissueMask
-from wsi_pipeline.tiles.codecs import Codec, decode_jpeg, decode_zstd, encode_jpeg, encode_zstd, jpeg_chunks
+from wsi_pipeline.tiles.codecs import (
+    Codec,
+    decode_jpeg,
+    decode_zstd,
+    encode_jpeg,
+    encode_zstd,
+    jpeg_chunks,
+    store_bytes,
+)
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.layout import (
     ATTRIBUTES,
@@ -36,7 +44,6 @@ from wsi_pipeline.tiles.pixels import read_tiles
 from wsi_pipeline.tiles.shards import read_shard_file, write_shard_file
 
 JPEG_QUALITY = 90
-_H_AND_E_AS_JPEG = 1 / 3  # of the raw pixels; at quality 90 it takes a sixth, at 95 a quarter
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,15 +128,6 @@ class TileStore:
                 return decode_zstd(chunks, self.grid.tile_px), readable
             tiles, decoded = decode_jpeg(chunks, self.grid.tile_px)
             return tiles, readable & decoded
-
-
-def store_bytes(n_tiles: int, tile_px: int, codec: Codec = "zstd") -> int:
-    """Disk that the pixels of a store take at most; without loss H&E keeps about 0.9 of it.
-
-    As JPEG it is what H&E takes at most; noise would take more.
-    """
-    pixels = tile_px * tile_px * 3
-    return n_tiles * ((round(pixels * _H_AND_E_AS_JPEG) if codec == "jpeg" else pixels) + 64)
 
 
 def create_store(
