@@ -42,6 +42,18 @@ def test_check_tells_what_would_fail_and_says_so_by_its_exit_code(tmp_path):
     assert "b: unreadable" in done.stdout and "empty file" in done.stdout and "0.5 x 0.5 um/px" in done.stdout
 
 
+def test_check_loads_nothing_heavy_that_it_does_not_need(tmp_path):
+    draw_slide(tmp_path / "a.tif", size_px=(800, 800))
+    code = (
+        "import sys; from wsi_pipeline.cli.group import group; group.main(sys.argv[1:], standalone_mode=False);"
+        "print('loaded:', *sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    command = [sys.executable, "-c", code, "check", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split("loaded:")[1].split())
+    assert not loaded & {"torch", "scipy", "skimage", "pandas", "dask", "distributed", "zarr", "rasterio", "requests"}
+
+
 def test_config_prints_a_file_to_start_from():
     assert "tiles:" in call("config").stdout
 
