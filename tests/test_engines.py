@@ -1,5 +1,7 @@
 """Engines: the same logits by every way of computing them, whatever the batch; devices, memory that is too small."""
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -161,3 +163,14 @@ def test_auto_takes_the_first_gpu_or_the_cpu(gpus: int, auto: str, monkeypatch: 
     assert pick_device("cpu") == "cpu"
     if gpus:
         assert [pick_device(name) for name in ("cuda", "cuda:1")] == ["cuda:0", "cuda:1"]
+
+
+def test_scoring_on_a_cpu_loads_no_torch() -> None:
+    program = (
+        "import sys, numpy as np\n"
+        "from wsi_pipeline.pipeline.score import Classifier\n"
+        "scorer = Classifier('demo', device='auto', batch=None, resample=False)._scorer\n"
+        "scorer.logits(np.zeros((1, 256, 256, 3), np.uint8), 256)\n"
+        "sys.exit('torch' in sys.modules and scorer.device == 'cpu')"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
