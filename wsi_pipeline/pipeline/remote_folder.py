@@ -181,6 +181,7 @@ class RemoteFolder(RunFolder):
 
     def _push_events(self) -> None:
         with self._lock:
+            (self.root / "events.jsonl").touch()
             shutil.copyfile(self.root / "events.jsonl", self.root / self._events)
         self._push([self._events])
         self._events_due = monotonic() + _EVENTS_S

@@ -1,0 +1,172 @@
+"""A run folder at a URL: what is delivered is whole and gone from here, one job makes a claim, others' files stay."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from small_slide import a_slide, a_store
+
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.maps.aggregate import without_result
+from wsi_pipeline.pipeline.claim_files import BucketFiles
+from wsi_pipeline.pipeline.claims import open_claims
+from wsi_pipeline.pipeline.remote_folder import RemoteFolder, account_of, open_run
+from wsi_pipeline.pipeline.seen import recall, remember, source_of
+from wsi_pipeline.slide.cohort import SlideEntry
+
+URL = "memory://bucket/run"
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryFileSystem]:
+    monkeypatch.setenv("WSI_PIPELINE_CACHE_DIR", str(tmp_path / "cache"))
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
+    yield fsspec.filesystem("memory")
+
+
+def opened(**options: bool) -> RemoteFolder:
+    found = open_run(URL, **options)
+    assert isinstance(found, RemoteFolder)
+    return found
+
+
+def worked_on(folder: RemoteFolder, tmp_path: Path) -> None:
+    """A store and a map of slide "a" where a run would have made them."""
+    a_store(folder.store("a").parent, a_slide(tmp_path)[0])
+    for name in ("a_overlay.png", "a_lesions.geojson"):
+        (folder.maps / name).write_bytes(b"map")
+    folder.event("slide_started", slide_id="a")
+
+
+def test_a_recorded_slide_is_at_the_url_and_only_its_pictures_stay_here(files: Any, tmp_path: Path) -> None:
+    folder = opened()
+    worked_on(folder, tmp_path)
+    here = {path.relative_to(folder.root).as_posix() for path in folder.store("a").rglob("*") if path.is_file()}
+    folder.record(without_result("a", "ok", stage="map"), "key")
+    assert {name.removeprefix("/bucket/run/") for name in files.find("/bucket/run/tiles")} == here
+    assert not folder.store("a").exists() and [path.name for path in folder.maps.iterdir()] == ["a_overlay.png"]
+    found = opened(resume=True).recorded("a")
+    assert found is not None and found[0].slide_id == "a" and math.isnan(found[0].cancer_mm2) and found[1] == "key"
+
+
+def test_a_store_comes_back_for_its_own_key_and_only_what_changed_is_put_again(files: Any, tmp_path: Path) -> None:
+    folder = opened()
+    worked_on(folder, tmp_path)
+    folder.record(without_result("a", "ok", stage="map"), "key")
+    made = {name: files.modified(name) for name in files.find("/bucket/run/tiles")}
+    folder.fetch("a", "another key")
+    assert not folder.store("a").exists()
+    folder.fetch("a", "k1")
+    (folder.store("a") / "zarr.json").write_bytes((folder.store("a") / "zarr.json").read_bytes() + b"\n")
+    folder.deliver("a")
+    again = {name: files.modified(name) for name in files.find("/bucket/run/tiles")}
+    assert [name for name in made if again[name] != made[name]] == ["/bucket/run/tiles/a.zarr/zarr.json"]
+
+
+def test_a_store_whose_delivery_was_cut_short_counts_as_none(files: Any, tmp_path: Path) -> None:
+    folder = opened()
+    worked_on(folder, tmp_path)
+    folder.deliver("a")
+    files.rm("/bucket/run/tiles/a.zarr/zarr.json")  # removed first, written last
+    other = opened(resume=True)
+    other.fetch("a", "k1")
+    assert not other.store("a").exists()
+
+
+def test_what_a_killed_job_had_under_way_is_found_again_and_a_living_job_has_a_folder_of_its_own(files: Any) -> None:
+    first = opened()
+    second = opened(resume=True)
+    assert first.root != second.root
+    place = first.root
+    del first  # as a kill does: its lock is free
+    assert opened(resume=True).root == place
+
+
+def test_a_run_that_is_over_leaves_nothing_here_and_its_tables_there(files: Any, tmp_path: Path) -> None:
+    folder = opened()
+    worked_on(folder, tmp_path)
+    folder.record(without_result("a", "ok", stage="map"), "key")
+    (folder.root / "slides.csv").write_text("slide_id\na\n")
+    folder.publish()
+    assert files.cat_file("/bucket/run/slides.csv") == b"slide_id\na\n"
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix != ".lock" and path.is_file()]
+
+
+def test_a_forgotten_slide_has_no_record_anywhere_and_a_failure_is_told_to_other_jobs(files: Any) -> None:
+    mine, theirs = opened(), opened(resume=True)
+    mine.record_failure(without_result("a", "failed", stage="map", message="why"))
+    failed = theirs.failed_since("a", 0.0)
+    assert failed is not None and failed.message == "why" and theirs.failed_since("a", 2e9) is None
+    theirs.forget("a")
+    assert mine.failed_since("a", 0.0) is None
+
+
+def test_other_files_at_a_url_are_never_touched_and_a_run_only_when_that_is_said(files: Any) -> None:
+    files.pipe_file("/bucket/run/mine.txt", b"mine")
+    with pytest.raises(ConfigError, match=f"^{URL}: holds other files"):
+        opened(overwrite=True)
+    files.rm("/bucket/run/mine.txt")
+    opened()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        opened()
+    files.pipe_file("/bucket/run/tiles/a.zarr/zarr.json", b"{}")
+    files.pipe_file("/bucket/run/mine.txt", b"mine")
+    opened(overwrite=True)
+    assert sorted(files.find("/bucket/run")) == ["/bucket/run/mine.txt", "/bucket/run/run.json"]
+    assert account_of(URL) == opened(resume=True).account() and account_of("memory://bucket/no") == {}
+
+
+def test_workers_that_cannot_see_the_folder_here_are_refused(files: Any) -> None:
+    folder = opened()
+    folder.check_workers("local")
+    with pytest.raises(ConfigError, match=r"workers of tcp://h:1 .* give --out a folder all can reach"):
+        folder.check_workers("tcp://h:1")
+
+
+def test_messages_tell_the_url_for_the_folder_here(files: Any) -> None:
+    folder = opened()
+    assert folder.told(f"{folder.store('a')}: disk full") == f"{URL}/tiles/a.zarr: disk full"
+    folder.event("traceback", text=str(folder.root / "x"))
+    assert str(folder.root) not in (folder.root / "events.jsonl").read_text()
+
+
+def test_claims_at_a_url_are_one_jobs_alone_and_pass_on_when_they_are_not_touched(files: Any) -> None:
+    place = BucketFiles(files, "/bucket/claims", "memory://bucket/claims")
+    quick = {"heartbeat_s": 0.05, "expiry_s": 0.4}
+    files.pipe_file("/bucket/claims/b.3", b"{}")
+    with open_claims(place, **quick) as mine, open_claims(place, **quick) as theirs:
+        assert mine.take("a") and not theirs.take("a") and theirs.owner("a") == mine.job
+        assert not theirs.take("b")
+        mine._stop.wait(0.6)
+        assert theirs.take("b") and not mine.take("b") and mine.holds("a") and not theirs.take("a")
+        mine.free("a")
+        assert theirs.take("a")
+    assert files.find("/bucket/claims") == []
+
+
+def test_a_store_that_lets_two_make_one_file_cannot_hold_a_run(files: Any) -> None:
+    class Careless(MemoryFileSystem):
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+            super().pipe_file(path, value)
+
+    place = BucketFiles(Careless(), "/bucket/claims", "memory://bucket/claims")
+    with pytest.raises(ConfigError, match="lets two jobs make the same file"):
+        place.prepare()
+
+
+def test_a_slide_that_is_the_same_at_its_url_is_known_without_fetching_it(files: Any, tmp_path: Path) -> None:
+    slide, _ = a_slide(tmp_path)
+    files.pipe_file("/bucket/a.tif", b"content")
+    entry = SlideEntry("a", "memory://bucket/a.tif", mpp=(0.5, 0.5))
+    written = remember(slide, source_of(entry, None))
+    assert recall(written, source_of(entry, None)) == slide
+    assert recall(written, source_of(replace(entry, mpp=(0.25, 0.25)), None)) is None
+    files.pipe_file("/bucket/a.tif", b"other content")
+    assert recall(written, source_of(entry, None)) is None
+    assert source_of(SlideEntry("a", slide.path), None) is None
