@@ -111,16 +111,27 @@ def test_logits_are_written_every_so_many_tiles_or_seconds(store: TileStore, mon
     with keep_logits(store.path, "k", n_tiles=TILES, shape=(2,)) as kept:
         for row, written in ((0, 0), (1, 0), (2, 3), (3, 3)):
             kept.add(np.array([row]), np.zeros((1, 2), np.float32))
-            assert zarr.open_array(store.path, path=NAME, mode="r")[:, -1].sum() == written
+            assert rows_written(store) == written
         monkeypatch.setattr(unfinished, "FLUSH_S", 0.0)
         kept.add(np.array([4]), np.zeros((1, 2), np.float32))
-        assert zarr.open_array(store.path, path=NAME, mode="r")[:, -1].sum() == 5
+        assert rows_written(store) == 5
+
+
+def rows_written(store: TileStore) -> int:
+    found = zarr.open_group(store.path, mode="r").get(NAME)
+    return 0 if found is None else int(found[:, -1].sum())
 
 
 def test_a_disk_that_refuses_is_told_with_the_place(store: TileStore) -> None:
+    (Path(store.path) / "scores").write_bytes(b"in the way")
     with (
         pytest.raises(StoreError, match=r"a\.zarr: cannot be written"),
         keep_logits(store.path, "k", n_tiles=TILES, shape=(2,)) as kept,
     ):
-        (Path(store.path) / NAME / "c").write_bytes(b"in the way")
         kept.add(np.array([0]), np.zeros((1, 2), np.float32))
+        kept.flush()
+
+
+def test_a_short_scoring_that_ends_well_writes_nothing(store: TileStore) -> None:
+    score_tiles(store, Scorer(a_checkpoint(), "cpu"), batch=8, key="scoring")
+    assert not (Path(store.path) / "scores").exists()

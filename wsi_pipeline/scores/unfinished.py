@@ -32,9 +32,11 @@ class Unfinished:
         fresh: tiles done now.
     """
 
-    def __init__(self, shape: tuple[int, ...], rows: np.ndarray, array: zarr.Array | None, place: str) -> None:
-        """`shape` is of one tile's logits, `rows` all that `array` holds; without an array nothing is written."""
-        self._shape, self._rows, self._array, self._place = shape, rows, array, place
+    def __init__(self, place: str, key: str, shape: tuple[int, ...], size: tuple[int, int]) -> None:
+        """`shape` is of one tile's logits, `size` of all rows; with no `key` the store at `place` is left alone."""
+        self._place, self._key, self._shape = place, key, shape
+        self._array = _found(place, key, size) if key else None  # made with the first flush: most slides need none
+        self._rows = rows = np.zeros(size, np.float32) if self._array is None else np.asarray(self._array[:])
         self._waiting: list[np.ndarray] = []
         self._flushed = monotonic()
         self.resumed, self.fresh = int((rows[:, -1] == 1).sum()), 0
@@ -57,54 +59,54 @@ class Unfinished:
 
     def flush(self) -> None:
         """Write the chunks that hold what was added since the last time."""
-        if self._array is not None and self._waiting:
-            touched = np.unique(np.concatenate(self._waiting) // _CHUNK_ROWS)
-            for chunk in touched.tolist():
-                part = self._rows[chunk * _CHUNK_ROWS : (chunk + 1) * _CHUNK_ROWS]
-                with writing(self._place, part.nbytes):
-                    self._array[chunk * _CHUNK_ROWS : (chunk + 1) * _CHUNK_ROWS] = part
+        if self._key and self._waiting:
+            with writing(self._place, self._rows.nbytes):
+                if self._array is None:
+                    self._array = _laid(self._place, self._key, self._rows.shape)
+                for chunk in np.unique(np.concatenate(self._waiting) // _CHUNK_ROWS).tolist():
+                    part = slice(chunk * _CHUNK_ROWS, (chunk + 1) * _CHUNK_ROWS)
+                    self._array[part] = self._rows[part]
         self._waiting, self._flushed = [], monotonic()
 
 
 @contextmanager
 def keep_logits(store_path: str | Path, key: str, *, n_tiles: int, shape: tuple[int, ...]) -> Iterator[Unfinished]:
-    """What was kept under `key` of a slide's logits, for the block to add to; kept again however it ends.
+    """What was kept under `key` of a slide's logits, for the block to add to; kept again where an error ends it.
 
     What lies there of another key, of other shapes, or damaged is done anew. With no `key` nothing is kept.
     """
-    size = (n_tiles, prod(shape) + 1)
-    array, rows = _opened(store_path, key, size) if key else (None, np.zeros(size, np.float32))
-    unfinished = Unfinished(shape, rows, array, str(store_path))
+    unfinished = Unfinished(str(store_path), key, shape, (n_tiles, prod(shape) + 1))
     try:
         yield unfinished
-    finally:
+    except BaseException:
         unfinished.flush()
+        raise
 
 
 def drop_logits(store_path: str | Path) -> None:
     """Remove what was kept, after the scores are complete."""
     with writing(store_path):
-        del zarr.open_group(str(store_path), mode="r+")[NAME]  # also what a kill left of it; none there is no error
+        del zarr.open_group(store_path, mode="r+")[NAME]  # also what a kill left of it; none there is no error
 
 
-def _opened(store_path: str | Path, key: str, size: tuple[int, int]) -> tuple[zarr.Array, np.ndarray]:
-    """The array of that key and size with what it holds, made anew where it is not there whole."""
-    group = zarr.open_group(str(store_path), mode="r+")
+def _found(store_path: str, key: str, size: tuple[int, ...]) -> Any:
+    """The array of that key and size; None where it is not there, or not whole."""
     try:
-        array: Any = group[NAME]
-        rows = np.asarray(array[:])
-        if array.attrs[ATTRIBUTES]["key"] == key and rows.shape == size:
-            return array, rows
-    except (KeyError, TypeError, ValueError, AttributeError, OSError):
-        pass  # none there, or damaged
-    with writing(store_path):
-        made = group.require_group(GROUP).create_array(
-            NAME.removeprefix(f"{GROUP}/"),
-            shape=size,
-            chunks=(_CHUNK_ROWS, size[1]),
-            dtype="float32",
-            compressors=Crc32cCodec(),
-            attributes={ATTRIBUTES: {"key": key}},
-            overwrite=True,
-        )
-    return made, np.zeros(size, np.float32)
+        array: Any = zarr.open_group(store_path, mode="r+")[NAME]
+        return array if array.attrs[ATTRIBUTES]["key"] == key and array[:].shape == size else None
+    except (KeyError, TypeError, ValueError, AttributeError):  # the last where a group lies there
+        return None
+
+
+def _laid(store_path: str, key: str, size: tuple[int, ...]) -> Any:
+    """The array, empty, in place of what lay there."""
+    scores: Any = zarr.open_group(store_path, mode="r+").require_group(GROUP)
+    return scores.create_array(
+        NAME.removeprefix(f"{GROUP}/"),
+        shape=size,
+        chunks=(_CHUNK_ROWS, size[1]),
+        dtype="float32",
+        compressors=Crc32cCodec(),
+        attributes={ATTRIBUTES: {"key": key}},
+        overwrite=True,
+    )
