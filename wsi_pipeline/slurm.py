@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dask.distributed import Client, Scheduler, SpecCluster
+from dask.distributed import Client, Scheduler, SpecCluster, Status
 from dask.distributed import Security as TlsFiles
 
 from wsi_pipeline.errors import ClusterError, ConfigError
@@ -67,14 +67,23 @@ def slurm_client(
 
 def _job_class() -> Any:
     try:
-        found = import_module("dask_jobqueue.slurm").SLURMJob
+        base = import_module("dask_jobqueue.slurm").SLURMJob
     except ImportError:
         raise ConfigError(
             "scheduler slurm: needs dask-jobqueue, which is not installed; pip install 'wsi-pipeline[cluster]'"
         ) from None
     if shutil.which("sbatch") is None:
         raise ConfigError("scheduler slurm: no sbatch on this machine; start the run where SLURM jobs can be submitted")
-    return found
+
+    class Job(base):  # type: ignore[misc, valid-type]
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except BaseException:
+                self.status = Status.failed  # else Dask, closing, stumbles over it and hides what SLURM said
+                raise
+
+    return Job
 
 
 def _jobs(
