@@ -1,19 +1,33 @@
 """The command line: exit codes, and what is said where nothing can be done."""
 
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from wsi_pipeline.cli.group import main
 from wsi_pipeline.slide.synthetic import draw_slide
 
+Call = Callable[..., tuple[int, str, str]]
 
-def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "wsi_pipeline", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """A command in this process, which has loaded torch once: (exit code, stdout, stderr)."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wsi_pipeline", *map(str, arguments)])
+        return main(), *capsys.readouterr()
+
+    yield run
+    for name, handler in before.items():
+        signal.signal(name, handler)
 
 
 @pytest.mark.parametrize(
@@ -27,19 +41,25 @@ def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     ],
     ids=["no slides", "unknown knob", "no config", "no argument", "no run"],
 )
-def test_a_usage_error_is_one_line_and_exit_code_2(arguments, said, tmp_path):
-    done = call(*arguments)
-    assert done.returncode == 2 and said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_usage_error_is_one_line_and_exit_code_2(arguments, said, call):
+    code, _, told = call(*arguments)
+    assert code == 2 and said in told
+    assert "Traceback" not in told
 
 
-def test_check_tells_what_would_fail_and_says_so_by_its_exit_code(tmp_path):
+def test_an_error_leaves_the_process_with_its_exit_code_and_one_line():
+    command = [sys.executable, "-m", "wsi_pipeline", "check", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and done.stderr.startswith("error: nowhere: no such") and done.stderr.count("\n") == 1
+
+
+def test_check_tells_what_would_fail_and_says_so_by_its_exit_code(tmp_path, call):
     draw_slide(tmp_path / "a.tif", size_px=(800, 800))
-    assert call("check", tmp_path).returncode == 0
+    assert call("check", tmp_path)[0] == 0
     (tmp_path / "b.svs").write_bytes(b"")
-    done = call("check", tmp_path)
-    assert done.returncode == 3
-    assert "b: unreadable" in done.stdout and "empty file" in done.stdout and "0.5 x 0.5 um/px" in done.stdout
+    code, told, _ = call("check", tmp_path)
+    assert code == 3
+    assert "b: unreadable" in told and "empty file" in told and "0.5 x 0.5 um/px" in told
 
 
 def test_check_loads_nothing_heavy_that_it_does_not_need(tmp_path):
@@ -54,21 +74,19 @@ def test_check_loads_nothing_heavy_that_it_does_not_need(tmp_path):
     assert not loaded & {"torch", "scipy", "skimage", "pandas", "dask", "distributed", "zarr", "rasterio", "requests"}
 
 
-def test_config_prints_a_file_to_start_from():
-    assert "tiles:" in call("config").stdout
+def test_config_prints_a_file_to_start_from(call):
+    assert "tiles:" in call("config")[1]
 
 
-@pytest.mark.slow
-def test_the_stages_one_by_one_come_to_what_run_comes_to(tmp_path):
-    draw_slide(tmp_path / "slides" / "a.tif", size_px=(1500, 1500)) if (tmp_path / "slides").mkdir() is None else None
-    (tmp_path / "slides" / "bad.svs").write_bytes(b"x")
-    whole = call("run", tmp_path / "slides", "--out", tmp_path / "whole")
-    assert whole.returncode == 3, whole.stderr
-    assert call("tile", tmp_path / "slides", "--out", tmp_path / "steps").returncode == 3
-    assert call("score", tmp_path / "steps").returncode == 3
-    assert call("map", tmp_path / "steps").returncode == 3
-    tables = [
-        pd.read_csv(tmp_path / name / "slides.csv", dtype=str).drop(columns="seconds") for name in ("whole", "steps")
-    ]
+def test_the_stages_one_by_one_come_to_what_run_comes_to(tmp_path, call):
+    slides, whole, steps = (tmp_path / name for name in ("slides", "whole", "steps"))
+    slides.mkdir()
+    draw_slide(slides / "a.tif", size_px=(1000, 1000))
+    (slides / "bad.svs").write_bytes(b"x")
+    threads = ["--scheduler", "threads"]
+    assert call("run", slides, "--out", whole, *threads)[0] == 3
+    assert call("tile", slides, "--out", steps, *threads)[0] == 3
+    assert call("score", steps)[0] == call("map", steps)[0] == 3
+    tables = [pd.read_csv(out / "slides.csv", dtype=str).drop(columns="seconds") for out in (whole, steps)]
     assert tables[0].equals(tables[1])
-    assert json.loads((tmp_path / "whole" / "run.json").read_text())["statuses"] == {"ok": 1, "unreadable": 1}
+    assert json.loads((whole / "run.json").read_text())["statuses"] == {"ok": 1, "unreadable": 1}

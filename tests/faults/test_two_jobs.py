@@ -12,15 +12,30 @@ from pathlib import Path
 import pytest
 from outcome import leftovers, outcome
 
-from wsi_pipeline.slide.synthetic import draw_cohort
+from wsi_pipeline.cli.group import group
+from wsi_pipeline.pipeline.claims import open_claims
+from wsi_pipeline.pipeline.folder import open_run_folder
+from wsi_pipeline.slide.synthetic import draw_slide
 
-KNOBS = ["--set", "tiles.stride_px=200", "--set", "tiles.shard_tiles=16", "--workers", "1"]
+KNOBS = ["--set", "tiles.stride_px=200", "--set", "tiles.shard_tiles=16", "--workers", "1", "--scheduler", "threads"]
 
 
-def start(slides: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "wsi_pipeline", "run", str(slides), "--out", str(out), *KNOBS, "--resume"]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, start_new_session=True, **quiet)
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slides")
+    for number in range(6):  # every fourth seed has the same textures
+        draw_slide(folder / f"{number}.tif", size_px=(1200, 1200), seed=4 * number)
+    return folder
+
+
+def words(slides: Path, out: Path) -> list[str]:
+    return ["run", str(slides), "--out", str(out), *KNOBS, "--resume"]
+
+
+def start(slides: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "wsi_pipeline", *words(slides, out)]
+    told = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **told)
 
 
 def count(out: Path, event: str) -> Counter[str]:
@@ -29,11 +44,17 @@ def count(out: Path, event: str) -> Counter[str]:
 
 
 @pytest.mark.slow
-def test_two_jobs_do_each_slide_once_and_both_give_the_whole_table(tmp_path: Path) -> None:
-    draw_cohort(tmp_path / "slides", slides=6, size_px=(2000, 2000), mpp=0.5, seed=3)
-    (tmp_path / "slides" / "broken.tif").write_bytes(b"II*\x00 no slide")
-    jobs = [start(tmp_path / "slides", tmp_path / "run") for _ in range(2)]
-    assert [job.wait(timeout=300) for job in jobs] == [3, 3]
+def test_two_jobs_do_each_slide_once_and_both_give_the_whole_table(slides: Path, tmp_path: Path) -> None:
+    (slides / "broken.tif").write_bytes(b"II*\x00 no slide")
+    claims = open_run_folder(tmp_path / "run").claims
+    with open_claims(claims) as held:
+        assert held.take("broken")  # until both are at work: a job that came later would try it again
+        jobs = [start(slides, tmp_path / "run") for _ in range(2)]
+        while len(list(claims.glob(".*.now"))) < 3:
+            assert all(job.poll() is None for job in jobs)
+            time.sleep(0.05)
+    said = [job.communicate(timeout=300)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [3, 3], said
     done = count(tmp_path / "run", "scores_done")
     print(f"scored: {dict(done)}")
     assert len(done) == 6 and set(done.values()) == {1}
@@ -45,14 +66,13 @@ def test_two_jobs_do_each_slide_once_and_both_give_the_whole_table(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_what_a_dead_job_had_is_done_by_the_one_that_lives(tmp_path: Path) -> None:
-    draw_cohort(tmp_path / "slides", slides=2, size_px=(2000, 2000), mpp=0.5, seed=3)
-    dying = start(tmp_path / "slides", tmp_path / "run")
+def test_what_a_dead_job_had_is_done_by_the_one_that_lives(slides: Path, tmp_path: Path) -> None:
+    two = slides / "[01].tif"
+    dying = start(two, tmp_path / "run")
     while not (tmp_path / "run" / "events.jsonl").exists():
         time.sleep(0.05)
     os.killpg(dying.pid, signal.SIGKILL)
-    dying.wait()
+    dying.communicate()
     assert list((tmp_path / "run" / "claims").glob("*.1"))
-    living = start(tmp_path / "slides", tmp_path / "run")
-    assert living.wait(timeout=300) == 0
+    assert group.main(words(two, tmp_path / "run"), standalone_mode=False) == 0
     assert len((tmp_path / "run" / "slides.csv").read_text().splitlines()) == 3
