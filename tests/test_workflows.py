@@ -1,0 +1,78 @@
+"""The examples for clusters: Kubernetes manifests agree with one another and with the command line, scripts parse."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from wsi_pipeline.cli.run import command
+from wsi_pipeline.gpus import GPU
+
+FOLDER = Path(__file__).resolve().parents[1] / "workflows"
+
+
+def manifests() -> dict[tuple[str, str], dict[str, Any]]:
+    """All of them, by kind and name."""
+    found = [part for path in FOLDER.glob("kubernetes/*.yaml") for part in yaml.safe_load_all(path.read_text())]
+    return {(part["kind"], part["metadata"]["name"]): part["spec"] for part in found}
+
+
+@pytest.fixture(scope="module")
+def pods() -> dict[str, dict[str, Any]]:
+    """The pods' specifications by what they do."""
+    known = manifests()
+    return {
+        "scheduler": known["DaskCluster", "wsi"]["scheduler"]["spec"],
+        "reader": known["DaskCluster", "wsi"]["worker"]["spec"],
+        "gpu": known["DaskWorkerGroup", "wsi-gpu"]["worker"]["spec"],
+        "run": known["Job", "wsi-run"]["template"]["spec"],
+    }
+
+
+def test_the_run_connects_to_the_port_that_the_schedulers_service_offers(pods):
+    service = manifests()["DaskCluster", "wsi"]["scheduler"]["service"]
+    (scheduler,), (run,) = pods["scheduler"]["containers"], pods["run"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in scheduler["ports"]}
+    assert {port["targetPort"]: port["port"] for port in service["ports"]} == ports
+    assert scheduler["args"][scheduler["args"].index("--port") + 1] == str(ports["tcp-comm"])
+    assert run["args"][-1] == f"tcp://wsi-scheduler:{ports['tcp-comm']}"  # the operator's name for the service
+    assert service["selector"] == {"dask.org/cluster-name": "wsi", "dask.org/component": "scheduler"}
+
+
+def test_only_the_gpu_workers_offer_a_gpu_and_have_one(pods):
+    (reader,), (gpu,) = pods["reader"]["containers"], pods["gpu"]["containers"]
+    assert f"{GPU}=1" in gpu["args"] and gpu["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert "--resources" not in reader["args"] and "nvidia.com/gpu" not in reader["resources"]["limits"]
+    assert manifests()["DaskWorkerGroup", "wsi-gpu"]["cluster"] == "wsi"
+
+
+def test_all_that_touch_slides_see_the_same_volumes_at_the_same_paths(pods):
+    claims = {name for kind, name in manifests() if kind == "PersistentVolumeClaim"}
+    mounts = [pod["containers"][0]["volumeMounts"] for name, pod in pods.items() if name != "scheduler"]
+    volumes = [pod["volumes"] for name, pod in pods.items() if name != "scheduler"]
+    assert mounts == [mounts[0]] * 3 and volumes == [volumes[0]] * 3
+    assert {volume["persistentVolumeClaim"]["claimName"] for volume in volumes[0]} == claims
+    assert {mount["name"] for mount in mounts[0]} == {volume["name"] for volume in volumes[0]}
+
+
+def test_workers_are_told_of_the_memory_that_they_have_and_all_share_one_image(pods):
+    for name in ("reader", "gpu"):
+        (container,) = pods[name]["containers"]
+        given = container["args"][container["args"].index("--memory-limit") + 1]
+        assert given.removesuffix("B") == container["resources"]["limits"]["memory"]
+    assert {pod["containers"][0]["image"] for pod in pods.values()} == {"IMAGE"}
+
+
+def test_the_job_calls_the_command_line_as_it_is(pods):
+    args = pods["run"]["containers"][0]["args"]
+    assert args[:4] == ["python", "-m", "wsi_pipeline", "run"]
+    told = CliRunner().invoke(command, [*args[4:], "--dry-run"])
+    assert "No such option" not in told.output and told.exit_code != 2
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("slurm/*.sbatch")), ids=lambda path: path.name)
+def test_job_scripts_are_valid_shell(path: Path) -> None:
+    assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
