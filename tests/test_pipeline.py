@@ -99,31 +99,6 @@ def test_a_resumed_run_does_only_what_is_missing(slide, tmp_path):
     assert classifier.scored == [] and hashes(folder.maps) == before
 
 
-@pytest.mark.parametrize(
-    ("change", "scored"), [("maps.threshold=0.5", []), ("tiles.stride_px=32", ["a"])], ids=["map knob", "tile knob"]
-)
-def test_a_changed_knob_redoes_the_stages_that_hang_on_it(slide, tmp_path, change, scored):
-    entries = [SlideEntry("a", str(slide))]
-    first, _ = ran(entries, open_run_folder(tmp_path / "run"), knobs())
-    again, classifier = ran(entries, open_run_folder(tmp_path / "run", resume=True), knobs(change))
-    fresh, _ = ran(entries, open_run_folder(tmp_path / "fresh"), knobs(change))
-    assert classifier.scored == scored
-    assert replace(again[0], seconds=0) == replace(fresh[0], seconds=0) != replace(first[0], seconds=0)
-
-
-def test_another_model_and_another_slide_of_the_same_name_are_never_mixed(slide, tmp_path):
-    path = tmp_path / "a.tif"
-    path.write_bytes(slide.read_bytes())
-    entries = [SlideEntry("a", str(path))]
-    ran(entries, open_run_folder(tmp_path / "run"), knobs())
-    folder = open_run_folder(tmp_path / "run", resume=True)
-    _, other = ran(entries, folder, knobs(), DarkIsCancer("other"))
-    assert other.scored == ["a"]
-    draw_slide(path, size_px=(1400, 1200), mpp=0.5, seed=9)
-    _, again = ran(entries, folder, knobs(), DarkIsCancer("other"))
-    assert again.scored == ["a"] and open_store(folder.store("a")).grid.slide.size_l0 == (1400, 1200)
-
-
 def test_coordinates_alone_give_the_scores_that_pixels_give(slide, tmp_path):
     entries = [SlideEntry("a", str(slide))]
     one, _ = ran(entries, open_run_folder(tmp_path / "pixels"), knobs())
