@@ -4,6 +4,7 @@ import posixpath
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from small_slide import a_slide
 
 from wsi_pipeline.errors import ConfigError, SlideError
@@ -147,6 +150,18 @@ def test_a_mirax_slide_brings_its_folder_and_a_hamamatsu_index_the_files_that_it
     assert files_of(files, "/s/b.vms") == ["/s/b.vms", "/s/b.opt", "/s/b_1.jpg"]
     with hold("counted://s/a.mrxs") as held:
         assert (held.path.with_suffix("") / "Data" / "0.dat").exists()
+
+
+def test_a_dicom_slide_brings_the_files_of_its_series_and_a_folder_of_them_is_a_slide_a_series(files: Counted) -> None:
+    for name, series in {"a": "1.2", "b": "1.3", "c": "1.2"}.items():
+        image = Dataset()
+        image.SOPClassUID, image.SOPInstanceUID, image.SeriesInstanceUID = UID("1.1"), UID(f"1.1.{series}"), UID(series)
+        out = BytesIO()
+        image.save_as(out, implicit_vr=False, little_endian=True, enforce_file_format=False)
+        files.pipe_file(f"/s/{name}.dcm", b"\0" * 128 + b"DICM" + out.getvalue())
+    files.pipe_file("/s/no.dcm", b"no DICOM")
+    assert files_of(files, "/s/a.dcm") == ["/s/a.dcm", "/s/c.dcm"]
+    assert [entry.slide_id for entry in find_slides("counted://s")] == ["a", "b", "no"]
 
 
 def test_a_key_that_leads_out_of_its_folder_is_refused(files: Counted, tmp_path: Path) -> None:
