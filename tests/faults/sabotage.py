@@ -1,0 +1,54 @@
+"""Workers that come to grief over a file of a certain name, for real: a `sitecustomize` that their Python imports.
+
+The name says how, once the slide has a store, so that its tiles are being cut. `deadly`: the first worker to open
+it takes memory until Dask kills it, each later one ends itself in the middle of the call. `stalls`: none comes back.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from distributed.system import MEMORY_LIMIT
+
+FATAL_MIB = 1000  # a worker needs 300
+_CODE = """
+import os, sys, time
+
+def meet(event, args):
+    name = os.path.basename(args[0]) if event == "open" and isinstance(args[0], str) else ""
+    if name not in ("deadly.tif", "stalls.tif") or not os.path.exists(os.environ["SABOTAGE"] + name[:-4] + ".zarr"):
+        return
+    hoard = []
+    if name == "deadly.tif":
+        try:
+            os.mkdir(os.path.join(os.path.dirname(__file__), "met"))
+        except FileExistsError:
+            os._exit(3)
+    while True:
+        time.sleep(0.05)
+        if name == "deadly.tif":
+            hoard.append(bytearray(b"x") * (100 << 20))
+
+if "--multiprocessing-fork" in sys.orig_argv:  # a worker, not the run itself
+    sys.addaudithook(meet)
+"""
+
+
+def start_sabotaged(slides: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    """`run` over a folder of slides with two workers, each held to FATAL_MIB."""
+    code = out.with_name(f"{out.name}-code")
+    code.mkdir()
+    (code / "sitecustomize.py").write_text(_CODE)
+    environment = os.environ | {
+        "PYTHONPATH": str(code),
+        "SABOTAGE": f"{out}/tiles/",
+        "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": str(min(0.95, FATAL_MIB * 2**20 / (MEMORY_LIMIT // 3))),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "wsi_pipeline", "run", str(slides), "--out", str(out), "--workers", "2", *more],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
