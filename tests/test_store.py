@@ -240,7 +240,7 @@ def test_a_disk_that_fills_up_while_writing_is_a_store_error(store, monkeypatch)
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(zarr.Array, "__setitem__", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(StoreError, match="disk full while writing"):
         number_tiles(store)
 

@@ -11,7 +11,6 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-import zarr
 from small_slide import TILE, a_grid, a_slide, a_store, all_tissue
 
 from wsi_pipeline.errors import SlideError, StoreError
@@ -213,7 +212,7 @@ def test_a_full_disk_arrives_as_a_store_error(tmp_path, threads, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(zarr.Array, "__setitem__", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(StoreError, match=r"disk full while writing [\d,]+ bytes, .*free; free some and run again"):
         cut_tiles(store, threads)
 

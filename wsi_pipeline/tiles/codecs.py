@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 
 from wsi_pipeline.slide.jpeg import encode
+from wsi_pipeline.tiles.room import Room
 
 Codec = Literal["zstd", "jpeg"]
 
@@ -20,13 +21,29 @@ WHITE = 255
 
 _H_AND_E_AS_JPEG = 1 / 3  # of the raw pixels; at quality 90 it takes a sixth, at 95 a quarter
 
+_ROOM = Room()
 _ONE_ITEM = (1).to_bytes(4, "little")  # Zarr's vlen-bytes: number of items, then each with its length before it
 
 
-def encode_zstd(tiles: np.ndarray) -> list[bytes]:
-    """(n, tile_px, tile_px, 3) uint8 -> a chunk a tile."""
+def encode_zstd(tiles: np.ndarray) -> list[memoryview]:
+    """(n, tile_px, tile_px, 3) uint8 -> a chunk a tile, in memory that this thread's next call uses again."""
     zstd: Any = imagecodecs.zstd_encode  # its annotations know of no array
-    return [bytes(zstd(np.ascontiguousarray(tile), ZSTD_LEVEL)) for tile in tiles]
+    room = _ROOM.of(sum(_zstd_bound(tile.nbytes) for tile in tiles))
+    chunks, at = [], 0
+    for tile in tiles:
+        chunks.append(zstd(np.ascontiguousarray(tile), ZSTD_LEVEL, out=room[at:]))
+        at += len(chunks[-1])
+    return chunks
+
+
+def encode_flags(flags: np.ndarray, slots: int) -> bytes:
+    """(n,) bool -> one chunk of `slots`, False where there is no tile."""
+    return bytes(imagecodecs.zstd_encode(flags.tobytes().ljust(slots, b"\0"), ZSTD_LEVEL))
+
+
+def _zstd_bound(size: int) -> int:
+    """The most bytes that so many can become, as ZSTD_COMPRESSBOUND has it, and some."""
+    return size + (size >> 8) + 2**10
 
 
 def decode_zstd(chunks: Sequence[bytes], tile_px: int) -> np.ndarray:

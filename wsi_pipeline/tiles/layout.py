@@ -67,7 +67,14 @@ def write_arrays(group: zarr.Group, grid: TileGrid, tissue: TissueMask) -> None:
 
 def lay_pixels(group: zarr.Group, n_tiles: int, tile_px: int, shard_tiles: int, codec: Codec) -> None:
     """Lay the arrays that shards fill later: one chunk a tile and one file a shard, flags likewise."""
-    group.create_array("readable", shape=(n_tiles,), dtype="bool", chunks=(shard_tiles,), dimension_names=("tile",))
+    group.create_array(
+        "readable",
+        shape=(n_tiles,),
+        dtype="bool",
+        chunks=(shard_tiles,),
+        compressors=_ZSTD,
+        dimension_names=("tile",),
+    )
     if codec == "jpeg":
         store: Any = group.store
         _lay_jpegs(Path(store.root), n_tiles, shard_tiles)

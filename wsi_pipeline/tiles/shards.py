@@ -21,17 +21,23 @@ _NONE = np.iinfo(np.uint64).max
 _CRC_BYTES = 4
 
 
-def write_shard_file(path: Path, chunks: Sequence[bytes], slots: int) -> None:
-    """Write encoded chunks as a shard of `slots`, whole or not at all: under another name first, then renamed."""
+def write_shard_file(path: Path, chunks: Sequence[bytes | memoryview], slots: int) -> None:
+    """Write encoded chunks as a shard of `slots`, whole or not at all."""
     lengths = np.array([len(chunk) for chunk in chunks], np.uint64)
     index = np.full((slots, 2), _NONE, "<u8")
     index[: len(chunks), 0] = np.cumsum(lengths) - lengths
     index[: len(chunks), 1] = lengths
     tail = index.tobytes()
+    write_whole(path, [*chunks, tail, google_crc32c.value(tail).to_bytes(_CRC_BYTES, "little")])
+
+
+def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
+    """Write a file, whole or not at all: under another name first, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        draft.write_bytes(b"".join([*chunks, tail, google_crc32c.value(tail).to_bytes(_CRC_BYTES, "little")]))
+        with draft.open("wb") as file:
+            file.writelines(parts)
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)

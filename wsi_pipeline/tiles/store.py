@@ -24,6 +24,7 @@ from wsi_pipeline.tiles.codecs import (
     Codec,
     decode_jpeg,
     decode_zstd,
+    encode_flags,
     encode_jpeg,
     encode_zstd,
     jpeg_chunks,
@@ -41,7 +42,7 @@ from wsi_pipeline.tiles.layout import (
     write_attributes,
 )
 from wsi_pipeline.tiles.pixels import read_tiles
-from wsi_pipeline.tiles.shards import read_shard_file, write_shard_file
+from wsi_pipeline.tiles.shards import read_shard_file, write_shard_file, write_whole
 
 JPEG_QUALITY = 90
 
@@ -206,8 +207,10 @@ def write_shard(store: TileStore, shard: int, tiles: np.ndarray, readable: np.nd
     start, stop = store.shards[shard]
     if len(tiles) != stop - start:
         raise ValueError(f"shard {shard} has {stop - start} tiles, got {len(tiles)}: write whole shards only")
-    chunks = encode_zstd(tiles) if store.codec == "zstd" else jpeg_chunks(encode_jpeg(tiles, store.quality))
-    _write(store, shard, chunks, readable)
+    if store.codec == "zstd":
+        _write(store, shard, encode_zstd(tiles), readable)
+    else:
+        _write(store, shard, jpeg_chunks(encode_jpeg(tiles, store.quality)), readable)
 
 
 def write_jpegs(store: TileStore, shard: int, jpegs: Sequence[bytes], readable: np.ndarray) -> None:
@@ -294,11 +297,9 @@ def _check_space(path: Path, needed: int, what: str) -> None:
         )
 
 
-def _write(store: TileStore, shard: int, chunks: Sequence[bytes], readable: np.ndarray) -> None:
-    start, stop = store.shards[shard]
+def _write(store: TileStore, shard: int, chunks: Sequence[bytes | memoryview], readable: np.ndarray) -> None:
     with writing(store.path, sum(map(len, chunks))):
-        flags = zarr.open_array(store.path, path="readable", mode="r+")
-        flags.with_config({"write_empty_chunks": True})[start:stop] = readable
+        write_whole(Path(store.path, "readable", "c", str(shard)), [encode_flags(readable, store.shard_tiles)])
         write_shard_file(store.shard_file(shard), chunks, store.shard_tiles)
 
 

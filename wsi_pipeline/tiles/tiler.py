@@ -1,8 +1,12 @@
 """The tiles of a slide: a store without pixels -> the same store with its pixels, one task a whole shard."""
 
+import math
+import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -11,8 +15,10 @@ import zarr
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.tiles.pixels import read_jpegs, read_tiles
+from wsi_pipeline.tiles.room import Room
 from wsi_pipeline.tiles.store import TileStore, mark_complete, missing_shards, open_store, write_jpegs, write_shard
 
+_TILES = Room()  # of the shard that is cut
 MAX_UNREADABLE = 0.05  # share of a slide's tiles; beyond it the file is damaged and no map should be drawn
 
 
@@ -24,16 +30,23 @@ class ShardDone:
     n_tiles: int
     unreadable: int
     seconds: float
+    reading_s: float  # of them until the pixels were there
 
 
 @dataclass(frozen=True)
 class CutResult:
-    """A finished store: its tiles, how many of them are unreadable, and what this call did for it."""
+    """A finished store: its tiles, how many of them are unreadable, and what this call did for it.
+
+    Attributes:
+        reading_s, store_s: seconds of all workers for reading and decoding, and for encoding and writing.
+    """
 
     tiles: int
     unreadable: int
     shards_written: int
     seconds: float
+    reading_s: float
+    store_s: float
 
 
 def cut_shard(store_path: str, shard: int) -> ShardDone:
@@ -43,15 +56,19 @@ def cut_shard(store_path: str, shard: int) -> ShardDone:
     the slide cannot be opened, StoreError where the disk is full.
     """
     started = perf_counter()
-    store = open_store(store_path, complete=False)
+    store = _opened(store_path)
     start, stop = store.shards[shard]
     if store.codec == "jpeg":
         jpegs, readable = read_jpegs(store.grid, start, stop, store.reading, quality=store.quality)
+        reading_s = perf_counter() - started
         write_jpegs(store, shard, jpegs, readable)
     else:
-        tiles, readable = read_tiles(store.grid, start, stop, store.reading)
+        shape = stop - start, store.grid.tile_px, store.grid.tile_px, 3
+        room = np.frombuffer(_TILES.of(math.prod(shape)), np.uint8).reshape(shape)
+        tiles, readable = read_tiles(store.grid, start, stop, store.reading, out=room)
+        reading_s = perf_counter() - started
         write_shard(store, shard, tiles, readable)
-    return ShardDone(shard, stop - start, int((~readable).sum()), perf_counter() - started)
+    return ShardDone(shard, stop - start, int((~readable).sum()), perf_counter() - started, reading_s)
 
 
 def cut_tiles(
@@ -70,17 +87,33 @@ def cut_tiles(
     """
     started = perf_counter()
     missing = missing_shards(store)
-    unreadable = _unreadable_before(store, missing)
+    unreadable, reading_s, store_s = _unreadable_before(store, missing), 0.0, 0.0
     _check_readable(store, unreadable, max_unreadable)
     with closing(cluster.map(cut_shard, ((store.path, shard) for shard in missing))) as shards:
         for _, done in shards:
             unreadable += done.unreadable
+            reading_s += done.reading_s
+            store_s += done.seconds - done.reading_s
             _check_readable(store, unreadable, max_unreadable)
             if progress is not None:
                 progress(done.n_tiles)
     if store.status != "complete":
         mark_complete(store)
-    return CutResult(store.n_tiles, unreadable, len(missing), perf_counter() - started)
+    return CutResult(store.n_tiles, unreadable, len(missing), perf_counter() - started, reading_s, store_s)
+
+
+def _opened(store_path: str) -> TileStore:
+    """The store, opened once for all its shards: that takes 5 ms, a tenth of a shard."""
+    try:
+        facts = os.stat(Path(store_path) / "zarr.json")
+    except OSError:
+        return open_store(store_path, complete=False)  # tells what is wrong
+    return _open_once(store_path, facts.st_ino, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _open_once(store_path: str, _number: int, _changed: int) -> TileStore:
+    return open_store(store_path, complete=False)
 
 
 def _unreadable_before(store: TileStore, missing: list[int]) -> int:
