@@ -96,6 +96,10 @@ def test_a_run_that_is_over_leaves_nothing_here_and_its_tables_there(files: Any,
     folder.publish()
     assert files.cat_file("/bucket/run/slides.csv") == b"slide_id\na\n"
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix != ".lock" and path.is_file()]
+    del folder
+    opened(resume=True).publish()
+    (events,) = files.glob("/bucket/run/events-*.jsonl")
+    assert files.cat_file(events).count(b"slide_started") == 1  # a later job here adds to them
 
 
 def test_a_forgotten_slide_has_no_record_anywhere_and_a_failure_is_told_to_other_jobs(files: Any) -> None:

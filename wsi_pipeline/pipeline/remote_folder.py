@@ -66,6 +66,11 @@ class RemoteFolder(RunFolder):
             self._remove(name, recursive=True)
         shutil.rmtree(self.root, ignore_errors=True)
 
+    def go_on_with_events(self) -> None:
+        """Bring the events that jobs in this working folder delivered before, for more to be added."""
+        if not (self.root / "events.jsonl").exists() and self._pull(self._events):
+            os.replace(self.root / self._events, self.root / "events.jsonl")
+
     def shown(self, name: str) -> str:
         return f"{self.url}/{name}" if name else self.url
 
@@ -255,6 +260,7 @@ def open_run(where: str, *, resume: bool = False, overwrite: bool = False) -> Ru
             folder.clear()
     for name in FOLDERS:
         (folder.root / name).mkdir(parents=True, exist_ok=True)
+    folder.go_on_with_events()
     if not folder.account():
         folder.write_account({MARK: __version__})
     return folder
