@@ -6,6 +6,7 @@ The processes are this user's, listen on 127.0.0.1 alone, and are ended with the
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _START_S = 60.0
+_MOVED = "moved.bin"
+_COUNTED = str(Path(__file__).with_name("counted.py"))
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
@@ -29,12 +32,18 @@ class Loopback:
     Attributes:
         address: of the scheduler.
         scheduler: its process.
+        folder: what they write.
         workers: their processes, by name: read-0, read-1, ... and gpu-0, ...
     """
 
     address: str
+    folder: Path
     scheduler: subprocess.Popen[bytes]
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def moved(self) -> int:
+        """Bytes that have gone through the scheduler's sockets, in and out."""
+        return int(struct.unpack("Q", (self.folder / _MOVED).read_bytes())[0])
 
     def kill(self, name: str) -> None:
         """End a worker as a power cut would, and what watches over it too."""
@@ -49,8 +58,8 @@ def loopback(folder: Path, *, readers: int, gpus: int = 0) -> Iterator[Loopback]
     """
     folder.mkdir(parents=True, exist_ok=True)
     told = folder / "scheduler.json"
-    scheduler = _start(folder, "scheduler", "--port", "0", "--scheduler-file", str(told))
-    running = Loopback("", scheduler)
+    scheduler = _start(folder, "scheduler", "--port", "0", "--scheduler-file", str(told), "--preload", _COUNTED)
+    running = Loopback("", folder, scheduler)
     try:
         running.address = _address(told, scheduler)
         known = ["--nthreads", "1", "--local-directory", str(folder), "--death-timeout", "60"]
@@ -71,8 +80,8 @@ def _start(folder: Path, what: str, *options: str) -> subprocess.Popen[bytes]:
     quiet = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
     with (folder / f"{what}s.log").open("ab") as log:
         return subprocess.Popen(
-            [*command, *quiet], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | _ENVIRONMENT,
-            start_new_session=True,
+            [*command, *quiet], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env=os.environ | _ENVIRONMENT | {"BYTES_MOVED": str(folder / _MOVED)},
         )  # fmt: skip
 
 
