@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from socket import socket
 
 import numpy as np
 import pandas as pd
@@ -13,8 +16,9 @@ import pytest
 import torch
 from bright_images import PX, Bright, bright_images, parts_of, quick, with_labels
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from wsi_pipeline.cli.group import main
 from wsi_pipeline.errors import ConfigError, ModelError, StoreError, WsiError
 from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint
 from wsi_pipeline.learn.metrics import auroc
@@ -22,7 +26,7 @@ from wsi_pipeline.learn.predict import predict
 from wsi_pipeline.learn.train import train
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -33,6 +37,20 @@ def one_thread():
 def trained(out: Path, *knobs: str, images=None, **more) -> Checkpoint:
     images = bright_images() if images is None else images
     return train(images, parts_of(images), quick(*knobs), out, **more)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, one_thread) -> Path:
+    """A finished training of two epochs with the settings of `quick`: to look at."""
+    out = tmp_path_factory.mktemp("base") / "run"
+    trained(out)
+    return out
+
+
+@pytest.fixture
+def copy(base, tmp_path) -> Path:
+    """The same, to write into."""
+    return shutil.copytree(base, tmp_path / "copy")
 
 
 def same(a: dict, b: dict) -> bool:
@@ -68,8 +86,8 @@ def test_bright_is_told_from_dark_and_everything_is_written(tmp_path):
     assert account["status"] == "done" and account["data"]["images"] == {"train": 60, "val": 20, "test": 0}
 
 
-def test_the_checkpoint_says_what_it_came_from_and_how_it_is_calibrated(tmp_path):
-    checkpoint = trained(tmp_path / "run")
+def test_the_checkpoint_says_what_it_came_from_and_how_it_is_calibrated(base):
+    checkpoint = load_checkpoint(base)
     assert checkpoint.prior == pytest.approx((14 / 30,)) and checkpoint.about["loss"]["w_n"] == list(checkpoint.prior)
     assert checkpoint.thresholds is not None and len(checkpoint.thresholds) == 1
     assert checkpoint.about["loss"]["split"] == checkpoint.about["data"]["split"]
@@ -77,8 +95,8 @@ def test_the_checkpoint_says_what_it_came_from_and_how_it_is_calibrated(tmp_path
     assert checkpoint.about["training"]["model"]["arch"] == "densenet_demo"
 
 
-def test_one_seed_repeats_a_training_and_another_does_not(tmp_path):
-    one, again = trained(tmp_path / "a"), trained(tmp_path / "b")
+def test_one_seed_repeats_a_training_and_another_does_not(base, tmp_path):
+    one, again = load_checkpoint(base), trained(tmp_path / "b")
     assert one.id == again.id
     assert not same(one.state, trained(tmp_path / "c", "run.seed=1").state)
 
@@ -104,8 +122,8 @@ def test_a_finished_training_can_be_made_longer(tmp_path):
     assert same(longer.state, whole.state) and same(last(tmp_path / "run"), last(tmp_path / "whole"))
 
 
-def test_resuming_what_is_finished_changes_nothing(tmp_path):
-    assert trained(tmp_path / "run").id == trained(tmp_path / "run", resume=True).id
+def test_resuming_what_is_finished_changes_nothing(base, copy):
+    assert load_checkpoint(base).id == trained(copy, resume=True).id
 
 
 @pytest.mark.parametrize(
@@ -113,22 +131,19 @@ def test_resuming_what_is_finished_changes_nothing(tmp_path):
     [("optimiser.rate=0.5", "optimiser.rate: was 0.001, is 0.5"), ("stop.epochs=1", "it may only grow")],
     ids=["rate", "fewer epochs"],
 )
-def test_changed_settings_are_refused_on_resume(tmp_path, knob, said):
-    trained(tmp_path / "run")
+def test_changed_settings_are_refused_on_resume(copy, knob, said):
     with pytest.raises(ConfigError, match=said):
-        trained(tmp_path / "run", knob, resume=True)
+        trained(copy, knob, resume=True)
 
 
-def test_another_split_is_refused_on_resume(tmp_path):
-    trained(tmp_path / "run")
+def test_another_split_is_refused_on_resume(copy):
     with pytest.raises(ConfigError, match="images and their parts: were"):
-        trained(tmp_path / "run", images=bright_images(44), resume=True)
+        trained(copy, images=bright_images(44), resume=True)
 
 
-def test_a_folder_with_a_training_is_not_written_over(tmp_path):
-    trained(tmp_path / "run", "stop.epochs=1")
+def test_a_folder_with_a_training_is_not_written_over(copy):
     with pytest.raises(ConfigError, match="--resume to go on with it, --overwrite"):
-        trained(tmp_path / "run")
+        trained(copy)
 
 
 def test_training_stops_when_validation_no_longer_gains(tmp_path):
@@ -159,19 +174,17 @@ def test_frozen_blocks_stay_as_they_were_and_the_head_moves(tmp_path):
     assert moved and all(name.startswith("classifier") for name in moved)
 
 
-def test_a_training_starts_from_another_and_is_normalised_like_it(tmp_path):
-    images = bright_images()
-    darker = replace(images, read=Bright((False,) * 40))
-    base = trained(tmp_path / "base")
-    tuned = trained(tmp_path / "tuned", f"model.weights={tmp_path / 'base'}", "model.freeze=head", images=darker)
-    assert tuned.mean == base.mean
-    assert np.array_equal(tuned.state["features.conv0.weight"], base.state["features.conv0.weight"])
+def test_a_training_starts_from_another_and_is_normalised_like_it(base, tmp_path):
+    darker = replace(bright_images(), read=Bright((False,) * 40))
+    first = load_checkpoint(base)
+    tuned = trained(tmp_path / "tuned", f"model.weights={base}", "model.freeze=head", images=darker)
+    assert tuned.mean == first.mean
+    assert np.array_equal(tuned.state["features.conv0.weight"], first.state["features.conv0.weight"])
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path):
-    trained(tmp_path / "base", "stop.epochs=1")
+def test_weights_of_another_architecture_are_refused(base, tmp_path):
     with pytest.raises(ModelError, match=r"densenet121|features"):
-        trained(tmp_path / "run", f"model.weights={tmp_path / 'base'}", "model.arch=densenet_small")
+        trained(tmp_path / "run", f"model.weights={base}", "model.arch=densenet_small")
 
 
 @pytest.mark.parametrize(
@@ -232,14 +245,12 @@ def test_no_images_are_refused(tmp_path):
         train(images, np.array([], dtype=str), quick(), tmp_path / "run")
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_images_and_keeps_the_best(tmp_path):
-    """A rate that ruins the weights in epoch 2; epoch 1 is warm-up and stays good."""
-    knobs = ["optimiser.name=sgd", "optimiser.clip_norm=null", "optimiser.rate=1e30", "schedule.warmup=0"]
-    trained(tmp_path / "run", "stop.epochs=1", "optimiser.rate=1e-3")
-    kept = load_checkpoint(tmp_path / "run").id
-    with pytest.raises(ModelError, match=r"is not finite in epoch \d, step \d+, images image\d+.*lower optimiser"):
-        trained(tmp_path / "bad", *knobs, "stop.epochs=4")
-    assert load_checkpoint(tmp_path / "run").id == kept
+def test_a_loss_that_is_not_finite_stops_with_the_images_and_keeps_the_best(copy):
+    kept, weights = load_checkpoint(copy).id, last(copy)
+    save_file({name: weight * torch.inf for name, weight in weights.items()}, copy / "last" / "model.safetensors")
+    with pytest.raises(ModelError, match=r"is not finite in epoch 3, step \d+, images image\d+.*lower optimiser"):
+        trained(copy, "stop.epochs=4", resume=True)
+    assert load_checkpoint(copy).id == kept
 
 
 def folder_of(root: Path, n: int = 24) -> Path:
@@ -251,12 +262,6 @@ def folder_of(root: Path, n: int = 24) -> Path:
     return root
 
 
-def call(*arguments: str | Path, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *(launcher or ("-m",)), "wsi_pipeline", "train", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-
 def options(data: Path, out: Path, *knobs: str) -> list[str | Path]:
     config = data.parent / "config.yaml"
     config.write_text(f"data: {{dataset: folder, px: {PX}, options: {{patient_pattern: 'p([0-9]+)_'}}}}\n"
@@ -265,27 +270,44 @@ def options(data: Path, out: Path, *knobs: str) -> list[str | Path]:
     return ["--config", config, "--data", data, "--out", out, *given]
 
 
-@pytest.mark.slow
-def test_the_command_trains_and_goes_on_with_the_settings_of_its_folder(tmp_path):
+def test_the_command_trains_and_goes_on_with_the_settings_of_its_folder(tmp_path, monkeypatch, capsys):
     data, out = folder_of(tmp_path / "data"), tmp_path / "run"
-    done = call(*options(data, out))
-    assert done.returncode == 0, done.stderr
-    assert "expected calibration error" in done.stdout and "epoch 1/1" in done.stderr and "images/s" in done.stderr
-    again = call("--data", data, "--out", out, "--resume", "--set", "stop.epochs=2")
-    assert again.returncode == 0 and "epoch 2/2" in again.stderr
-    refused = call(*options(data, out))
-    assert refused.returncode == 2 and "--overwrite" in refused.stderr and "Traceback" not in refused.stderr
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wsi_pipeline", "train", *map(str, arguments)])
+        return main(), *capsys.readouterr()
+
+    code, told, shown = call(*options(data, out))
+    assert code == 0 and "expected calibration error" in told and "epoch 1/1" in shown and "images/s" in shown
+    code, _, shown = call("--data", data, "--out", out, "--resume", "--set", "stop.epochs=2")
+    assert code == 0 and "epoch 2/2" in shown
+    code, _, shown = call(*options(data, out))
+    assert code == 2 and "--overwrite" in shown and "Traceback" not in shown
+    for name, handler in handlers.items():
+        signal.signal(name, handler)
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_validate_every_row_once(tmp_path):
+    """The two that torchrun would start, without itself, which takes as long as one of them to import torch."""
     data, out = folder_of(tmp_path / "data"), tmp_path / "run"
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
-    done = call(*options(data, out, "stop.epochs=2"), launcher=launcher)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", "wsi_pipeline", "train", *map(str, options(data, out, "stop.epochs=2"))]
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    told = [process.communicate(timeout=300)[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], told
     account = json.loads((out / "train.json").read_text())
     assert account["processes"] == 2 and account["calibration"]["images"] == account["data"]["images"]["val"]
-    assert done.stdout.count("expected calibration error") == 1
+    assert "".join(told).count("expected calibration error") == 1
     assert len(pd.read_csv(out / "history.csv")) == 2
 
 
