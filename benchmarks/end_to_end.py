@@ -1,22 +1,28 @@
 """A drawn slide from file to maps by `run`, against the plain way and other tools: whole processes, and their memory.
 
-`python -m benchmarks.end_to_end [--quick] [--side PX] [--rounds N] [--peers FILE.json] [--json FOLDER]`
+`python -m benchmarks.end_to_end [--quick] [--side PX] [--rounds N] [--peers FOLDER] [--json FOLDER]`
 
 All use the same DenseNet-121 weights, tiles of 256 px and cores. Ours finds tissue, keeps the tiles, draws the maps;
-the plain way is told where the tiles are. `--peers` names a JSON file {"name": ["command", "{slide}", ...]}: commands
-in environments of their own, {slide}, {model} (safetensors and card), {tiles} (.npy of corners), {out} filled in.
+the plain way is told where the tiles are. `--peers` names the environments of other tools (benchmarks/others.py),
+which find tissue in their own way: what is compared are tiles a second, of the whole process and of its work alone,
+and the peak memory of all processes.
 """
 
+import csv
 import json
 import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from benchmarks.networks import save_random
+from benchmarks.networks import random_checkpoint, save_random
+from benchmarks.others import SETTINGS, Told, peer_commands, told, versions_of
 from benchmarks.processes import Ran, watch
 from benchmarks.slides import MPP
 from benchmarks.timing import Benchmark, Result, arguments, finish
@@ -31,68 +37,111 @@ OWN, PLAIN = "wsi_pipeline run", "plain, batch 32"
 Commands = Mapping[str, Sequence[str]]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """One run of one way: the process, and what it told of its work (None where it told nothing)."""
+
+    ran: Ran
+    told: Told | None
+
+    def tiles(self, ours: int) -> int:
+        """A way that tells nothing was given our tiles."""
+        return self.told.tiles if self.told else ours
+
+
 def main(args: Sequence[str] | None = None) -> Benchmark:
-    options = {
-        "side": {"type": int, "help": "side of the slide in px; 10,000, or 3,000 with --quick"},
+    options: dict[str, dict[str, Any]] = {
+        "side": {"type": int, "help": "side of the slide in px; 6,000, or 2,000 with --quick"},
         "rounds": {"type": int, "help": "how often each is run; 2, or 1 with --quick"},
-        "peers": {"type": Path, "metavar": "FILE", "help": "JSON of other tools' commands"},
-        "arch": {"default": "densenet121", "help": "the network"},
+        "peers": {"metavar": "FOLDER", "help": "other tools: FOLDER/<tool>/bin/python, or tool=PYTHON,..."},
+        "arch": {"default": "densenet121", "help": "the network; other tools need densenet121"},
     }
     asked = arguments(__doc__ or "", args, **options)
-    side, turns = asked.side or (3000 if asked.quick else 10_000), asked.rounds or (1 if asked.quick else 2)
+    side, turns = asked.side or (2000 if asked.quick else 6000), asked.rounds or (1 if asked.quick else 2)
     benchmark = Benchmark("end_to_end", asked.quick, {"slide_px": side, "cores": cores(), "arch": asked.arch})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw_slide(folder / "a.tif", size_px=(side, side), mpp=MPP, seed=1)
         model = save_random(folder / "model", asked.arch, PX)
         commands = {OWN: own_command(folder, model)}
-        watch(commands[OWN], folder / "log.txt")  # uncounted; tells the others where the tiles are
+        watch(commands[OWN], folder / "log.txt")  # uncounted; tells the plain way where the tiles are
         store = open_store(folder / "run" / "tiles" / "a.zarr")
         np.save(folder / "tiles.npy", store.grid.xy_l0)
-        commands |= other_commands(folder, model, asked.peers)
-        ran = in_turns(commands, folder, turns)
-        benchmark.settings |= {"tiles": store.n_tiles, "peak_gib": peaks(ran)}
+        commands[PLAIN] = plain_command(folder, model)
+        if asked.peers is not None:
+            commands |= peer_commands(asked.peers, folder / "a.tif", save_for_torch(folder / "weights.pt"))
+            benchmark.settings["peers"] = versions_of(asked.peers)
+        scored = in_turns(commands, folder, turns)
+        benchmark.settings |= {"tiles": {way: found[0].tiles(store.n_tiles) for way, found in scored.items()}}
+        benchmark.settings["peak_gib"] = {way: peak(found) for way, found in scored.items()}
         benchmark.settings["largest_difference"] = difference(folder, store, model)
-    rates = {way: [store.n_tiles / one.seconds for one in found] for way, found in ran.items()}
-    benchmark.results = [
-        Result(f"{OWN}, whole process", "tile", OWN, other, rates, 4.0 if other == PLAIN else None, memory(ran, other))
-        for other in rates if other != OWN
-    ]  # fmt: skip
+    benchmark.results = results(scored, store.n_tiles)
     finish(benchmark, asked.json)
     return benchmark
 
 
+def save_for_torch(path: Path) -> Path:
+    """The same random DenseNet-121 as other tools load it."""
+    state = random_checkpoint("densenet121", PX).state
+    torch.save({name: torch.from_numpy(np.array(value)) for name, value in state.items()}, path)
+    return path
+
+
 def own_command(folder: Path, model: Path) -> list[str]:
     given = [str(folder / "a.tif"), "--out", str(folder / "run"), "--overwrite", "--model", str(model)]
-    return [sys.executable, "-m", "wsi_pipeline", "run", *given]
+    return [sys.executable, "-m", "wsi_pipeline", "run", *given, "--device", "cpu"]
 
 
-def other_commands(folder: Path, model: Path, peers: Path | None) -> dict[str, list[str]]:
-    """The plain way, and the peers with their places filled in."""
-    places = {"slide": folder / "a.tif", "model": model, "tiles": folder / "tiles.npy", "out": folder / "plain.npy"}
-    commands = {PLAIN: [sys.executable, "-m", "benchmarks.plain", *(str(place) for place in places.values())]}
-    if peers is not None:
-        for name, command in json.loads(peers.read_text(encoding="utf-8")).items():
-            commands[name] = [part.format(**places | {"out": folder / name}) for part in command]
-    return commands
+def plain_command(folder: Path, model: Path) -> list[str]:
+    given = (folder / "a.tif", model, folder / "tiles.npy", folder / "plain.npy")
+    return [sys.executable, "-m", "benchmarks.plain", *(str(place) for place in given)]
 
 
-def in_turns(commands: Commands, folder: Path, rounds: int) -> dict[str, list[Ran]]:
+def in_turns(commands: Commands, folder: Path, rounds: int) -> dict[str, list[Scored]]:
     """Every command once a round, the order turned round from one to the next."""
-    ran: dict[str, list[Ran]] = {name: [] for name in commands}
+    scored: dict[str, list[Scored]] = {name: [] for name in commands}
     for turn in range(rounds):
-        for name in list(commands) if turn % 2 else reversed(list(commands)):
-            ran[name].append(watch(commands[name], folder / "log.txt"))
-    return ran
+        for way in list(commands) if turn % 2 else reversed(list(commands)):
+            with tempfile.TemporaryDirectory(dir=folder) as out:
+                command = [part.format(out=Path(out) / "out") for part in commands[way]]
+                ran = watch(command, folder / "log.txt")
+            scored[way].append(Scored(ran, what_it_told(way, folder)))
+    return scored
 
 
-def peaks(ran: Mapping[str, Sequence[Ran]]) -> dict[str, float]:
-    return {name: round(statistics.median(one.peak_gib for one in found), 2) for name, found in ran.items()}
+def what_it_told(way: str, folder: Path) -> Told | None:
+    """Of our own run from its table, of other tools from their output."""
+    if way in SETTINGS:
+        return told(folder / "log.txt")
+    if way == PLAIN:
+        return None
+    with (folder / "run" / "slides.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    return Told(int(row["tiles"]), float(row["seconds"]), float(row["seconds"]))
 
 
-def memory(ran: Mapping[str, Sequence[Ran]], other: str) -> str:
-    peak = peaks(ran)
-    return f"peak memory of all processes {peak[OWN]} GiB against {peak[other]} GiB"
+def results(scored: Mapping[str, Sequence[Scored]], tiles: int) -> list[Result]:
+    """Against each other way: tiles a second of the whole process, of the work where it is told, and the memory."""
+    whole = {way: [one.tiles(tiles) / one.ran.seconds for one in found] for way, found in scored.items()}
+    work = {way: [one.told.tiles / one.told.work_s for one in found if one.told] for way, found in scored.items()}
+    small = {way: [1 / one.ran.peak_gib for one in found] for way, found in scored.items()}
+    made = []
+    for way in (other for other in scored if other != OWN):
+        target = SETTINGS[way].target if way in SETTINGS else 4.0
+        made.append(Result(f"{way}: whole process", "tile", OWN, way, pair(whole, way), target))
+        if work[way]:
+            made.append(Result(f"{way}: the work", "tile", OWN, way, pair(work, way), target))
+        note = f"peak memory of all processes {peak(scored[OWN])} GiB against {peak(scored[way])} GiB"
+        made.append(Result(f"{way}: slides to a GiB", "slide", OWN, way, pair(small, way), 3.0, note))
+    return made
+
+
+def pair(rates: Mapping[str, Sequence[float]], other: str) -> dict[str, Sequence[float]]:
+    return {way: rates[way] for way in (OWN, other)}
+
+
+def peak(found: Sequence[Scored]) -> float:
+    return round(statistics.median(one.ran.peak_gib for one in found), 2)
 
 
 def difference(folder: Path, store: TileStore, model: Path) -> float:

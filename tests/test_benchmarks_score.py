@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import end_to_end, gpu, networks, score
+from benchmarks import end_to_end, gpu, networks, others, score
 from benchmarks.processes import watch
-from wsi_pipeline.learn.models import build_model
+from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.fold import folded
+from wsi_pipeline.learn.models import build_model
 
 
 def test_operations_of_densenet121_are_those_of_the_literature() -> None:
@@ -53,15 +54,31 @@ def test_a_commands_memory_is_watched_and_its_failure_told(tmp_path: Path) -> No
         watch([sys.executable, "-c", "print('out of luck'); raise SystemExit(3)"], tmp_path / "log")
 
 
-def test_peers_are_given_the_places_they_ask_for(tmp_path: Path) -> None:
-    (tmp_path / "peers.json").write_text('{"other": ["python", "score.py", "{slide}", "--out={out}"]}')
-    found = end_to_end.other_commands(tmp_path, tmp_path / "model", tmp_path / "peers.json")
-    assert list(found) == [end_to_end.PLAIN, "other"]
-    assert found["other"] == ["python", "score.py", str(tmp_path / "a.tif"), f"--out={tmp_path / 'other'}"]
+def test_each_setting_of_a_tool_that_is_there_is_a_command(tmp_path: Path) -> None:
+    (tmp_path / "wsinfer" / "bin").mkdir(parents=True)
+    (python := tmp_path / "wsinfer" / "bin" / "python").touch()
+    found = others.peer_commands(str(tmp_path), Path("a.tif"), Path("w.pt"))
+    assert list(found) == ["wsinfer, batch 32", "wsinfer, --speedup, batch 4"]
+    assert all(str(python) in command and "{out}" in command for command in found.values())
+    assert found == others.peer_commands(f"wsinfer={python}", Path("a.tif"), Path("w.pt"))
+
+
+@pytest.mark.parametrize("given", ["nowhere", "clam=python", "wsinfer=nowhere/python"])
+def test_tools_that_are_not_there_are_refused(given: str) -> None:
+    with pytest.raises(ConfigError, match="give FOLDER with <tool>/bin/python"):
+        others.pythons(given)
+
+
+def test_what_a_tool_told_is_its_last_line_of_json(tmp_path: Path) -> None:
+    (log := tmp_path / "log").write_text('done\n{"tiles": 3, "work_s": 1.5, "all_s": 4.0}\n')
+    assert others.told(log) == others.Told(3, 1.5, 4.0)
+    log.write_text("nothing")
+    with pytest.raises(RuntimeError, match="no line of JSON; it ends 'nothing'"):
+        others.told(log)
 
 
 @pytest.mark.slow
 def test_end_to_end_and_the_plain_way_agree_on_every_tile() -> None:
-    found = end_to_end.main(["--quick", "--side", "1500", "--arch", "densenet_demo"])
+    found = end_to_end.main(["--quick", "--side", "800", "--arch", "densenet_demo"])
     assert found.settings["tiles"] > 0 and found.settings["largest_difference"] < 1e-4
     assert np.isfinite(found.results[0].ratio)
