@@ -5,13 +5,14 @@ on it along, so each of those runs once more with no other beside it before it i
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from threading import Condition, Thread
-from time import monotonic
+from threading import Condition, Lock, Thread
+from time import monotonic, perf_counter
 from typing import Any
 
 from dask.distributed import Client, KilledWorker, get_worker
@@ -53,6 +54,7 @@ class Cluster:
     Attributes:
         n_workers: tasks that run at once.
         gpus: the workers with a GPU, where there are any; what is submitted here is for the others.
+        spent: seconds of all workers in tasks that ended well, by the name of their function.
         stall_s: seconds that a task may run, its time in queues aside; then it is given up with StalledError, and
             the process that is left with it is started anew (a thread is left as it is). None: no limit.
     """
@@ -64,8 +66,10 @@ class Cluster:
         self.gpus = gpus
         self._executor = executor
         self._client = client
+        self.spent: Counter[str] = Counter()
         self.stall_s: float | None = None
         self._stopped = math.inf  # when, by the monotonic clock
+        self._counting = Lock()
         self._gate = _Gate()
 
     @property
@@ -133,7 +137,7 @@ class Cluster:
     def _result(self, function: Callable[..., Any], args: Args, future: Future[Any]) -> Any:
         self._next_done([future])
         try:
-            return future.result()
+            return self._counted(function, future)
         except KilledWorker:
             return self._alone(function, args)
         except CancelledError as error:
@@ -147,12 +151,18 @@ class Cluster:
             if worker := _left_stalled(future):
                 self._restart(worker)
             try:
-                return future.result()
+                return self._counted(function, future)
             except KilledWorker as error:
                 raise ClusterError(
                     f"{_call(function, args)} killed two workers, the second time alone: out of memory, or a "
                     "crash in a decoder; try fewer --workers or smaller shards"
                 ) from error
+
+    def _counted(self, function: Callable[..., Any], future: Future[Any]) -> Any:
+        result, seconds = future.result()
+        with self._counting:
+            self.spent[function.__name__] += seconds
+        return result
 
     def stop(self) -> None:
         """All is to end: tasks under way are waited for some seconds more, those that stall no longer."""
@@ -215,12 +225,12 @@ class _Gate:
                 self._changed.notify_all()
 
 
-def _run(function: Callable[..., Any], args: Args, stall_s: float | None) -> Any:
-    """The task as a worker runs it."""
-    if stall_s is None:
-        return function(*args)
+def _run(function: Callable[..., Any], args: Args, stall_s: float | None) -> tuple[Any, float]:
+    """The task as a worker runs it: what it returned, and the seconds it took."""
+    began = perf_counter()
     try:
-        return answer_within(stall_s, function, *args)
+        result = function(*args) if stall_s is None else answer_within(stall_s, function, *args)
+        return result, perf_counter() - began
     except StalledError as error:
         with suppress(ValueError):  # no worker of Dask
             worker = get_worker()

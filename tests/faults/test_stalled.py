@@ -1,7 +1,6 @@
 """A slide whose path never answers: it fails after its time limit, the rest goes on, and the run ends."""
 
 import csv
-import json
 import time
 from pathlib import Path
 
@@ -17,22 +16,14 @@ LIMIT_S = 3
 def test_a_slide_that_stalls_fails_in_time_and_the_rest_goes_on(tmp_path: Path) -> None:
     slides, out, began = tmp_path / "slides", tmp_path / "out", time.monotonic()
     slides.mkdir()
-    for name in ("a", "stalls", "z"):
+    for name in ("stalls", "z"):
         draw_slide(slides / f"{name}.tif", size_px=(900, 800), seed=2)
     knobs = ["--set", f"run.stall_s={LIMIT_S}", "--set", "tiles.shard_tiles=2"]  # many shards: most of them queue
     with start_sabotaged(slides, out, *knobs) as run:
         _, errors = run.communicate(timeout=120)
     rows = {row["slide_id"]: row for row in csv.DictReader((out / "slides.csv").read_text().splitlines())}
     assert (run.returncode, "Traceback" in errors) == (3, False), errors
-    assert {name: row["status"] for name, row in rows.items()} == {"a": "ok", "stalls": "unreadable", "z": "ok"}
+    assert {name: row["status"] for name, row in rows.items()} == {"stalls": "unreadable", "z": "ok"}
     assert rows["stalls"]["message"].startswith(f"stalls.tif: no answer for {LIMIT_S} s from cut_shard: a disk or")
-    print(f"given up {failed_after(out):.1f} s after its tiles were laid, a limit of {LIMIT_S} s; "
-          f"exit code {run.returncode}, {time.monotonic() - began:.0f} s in all")  # fmt: skip
-
-
-def failed_after(out: Path) -> float:
-    """Seconds from the stalling slide's grid to its end."""
-    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    mine = {event["event"]: event["time"] for event in events if event.get("slide_id") == "stalls"}
-    seconds = [60 * float(mine[name][14:16]) + float(mine[name][17:23]) for name in ("tiles_planned", "slide_done")]
-    return (seconds[1] - seconds[0]) % 3600
+    took, whole = float(rows["stalls"]["seconds"]), time.monotonic() - began
+    print(f"given up after {took:.1f} s with a limit of {LIMIT_S} s; exit code {run.returncode}, {whole:.0f} s in all")

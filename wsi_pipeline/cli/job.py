@@ -2,7 +2,7 @@
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -17,10 +17,11 @@ from wsi_pipeline.config import Config, config_hash
 from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.report import write_report
 from wsi_pipeline.maps.tables import FAILED, write_failures, write_slides_table
+from wsi_pipeline.pipeline.account import Account
 from wsi_pipeline.pipeline.folder import MARK, RunFolder, now
 from wsi_pipeline.pipeline.heard import heard
 from wsi_pipeline.pipeline.pseudonyms import pseudonymise, refuse_mixture
-from wsi_pipeline.pipeline.run import Scoring, Stage, run_cohort
+from wsi_pipeline.pipeline.run import Listen, Scoring, Stage, run_cohort
 from wsi_pipeline.slide.cohort import SlideEntry
 
 _LIBRARIES = (
@@ -57,15 +58,23 @@ def work(
     account = _account(entries, config, model or {}) | {"pseudonyms": pseudonyms}
     folder.write_account(account)
     results: list[SlideResult] = []
+    spent = Account()
     try:
         with Shown(len(entries)) as shown, heard(partial(_warn, folder, shown)):
-            for result in run_cohort(entries, folder, config, classifier=classifier, until=until, listen=shown):
+            listen = partial(_tell, (shown, spent))
+            for result in run_cohort(entries, folder, config, classifier=classifier, until=until, listen=listen):
                 results.append(result)
     finally:
         code = _exit_code(results, len(entries))
-        _close(folder, results, account | {"finished": now(), "until": until, "exit_code": code})
-    _say(results, folder, shown.busy())
+        end = {"finished": now(), "until": until, "exit_code": code, "seconds": spent.seconds()}
+        _close(folder, results, account | end)
+    _say(results, folder, spent.lines())
     return code
+
+
+def _tell(listeners: Iterable[Listen], name: str, facts: dict[str, Any]) -> None:
+    for listen in listeners:
+        listen(name, facts)
 
 
 def _warn(folder: RunFolder, shown: Shown, text: str) -> None:
@@ -119,11 +128,11 @@ def _exit_code(results: Sequence[SlideResult], slides: int) -> int:
     return EXIT_SOME_FAILED if failed else 0
 
 
-def _say(results: Sequence[SlideResult], folder: RunFolder, speed: str) -> None:
+def _say(results: Sequence[SlideResult], folder: RunFolder, spent: Sequence[str]) -> None:
     counts = Counter(result.status for result in results)
     click.echo(f"{len(results)} slides: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
-    if speed:
-        click.echo(f"  {speed}")
+    for line in spent:
+        click.echo(f"  {line}")
     for name in ("slides.csv", "failures.csv", "report.html"):
         if name != "failures.csv" or any(counts[status] for status in FAILED):
             click.echo(f"  {folder.shown(name)}")

@@ -18,9 +18,6 @@ class Shown:
         self._slides, self._ended = slides, 0
         self._planned = self._scored = self._filled = 0
         self._started = perf_counter()
-        self._fresh = 0  # tiles of the slide under way that were scored now, not read back
-        self._busy_s = self._scoring_s = 0.0
-        self._scoring_began: float | None = None
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -47,34 +44,17 @@ class Shown:
             self._plan(facts)
         elif name == "tiles_scored":
             self._scored += facts["tiles"]
-            self._fresh += facts["tiles"]
             rate = self._scored / max(perf_counter() - self._started, 1e-3)
             self._bars.update(self._tile_bar, completed=self._scored + self._filled, rate=f"{rate:.0f} tiles/s")
         elif name == "scores_done":
-            self._count(facts)
+            self._filled += facts.get("filled", 0) + facts.get("resumed", 0)
+            self._bars.update(self._tile_bar, completed=self._scored + self._filled)
         elif name == "slide_done":
             self._end(facts)
         elif name == "warning":
             self._say(f"warning: {facts['text']}")
         elif name == "waiting":
             self._say(f"{facts['slides']} slides are with other jobs, such as {facts['owner']}; waiting for them")
-
-    def busy(self) -> str:
-        """How busy the scorer was from its first tile to its last; empty where it scored nothing."""
-        if not self._scoring_s:
-            return ""
-        rate, share = self._scored / self._scoring_s, self._busy_s / self._scoring_s
-        return f"{self._scored:,} tiles scored in {self._scoring_s:.1f} s, {rate:.1f} a second; scorer busy {share:.0%}"
-
-    def _count(self, facts: dict[str, Any]) -> None:
-        self._filled += facts.get("filled", 0) + facts.get("resumed", 0)
-        self._bars.update(self._tile_bar, completed=self._scored + self._filled)
-        if self._fresh:
-            now = perf_counter()
-            self._scoring_began = self._scoring_began or now - facts["seconds"]
-            self._scoring_s = now - self._scoring_began
-            self._busy_s += facts["busy_share"] * facts["seconds"]
-        self._fresh = 0
 
     def _plan(self, facts: dict[str, Any]) -> None:
         self._planned += facts["tiles"]

@@ -116,7 +116,7 @@ def run_cohort(
         if isinstance(classifier, Placeable):
             classifier = classifier.place(cluster.gpus)
         cluster.stall_s = config.run.stall_s
-        run = Run(folder, config, cluster, classifier, until, listen, claims, Event())
+        run, began = Run(folder, config, cluster, classifier, until, listen, claims, Event()), perf_counter()
         waiting = [Work(entry) for entry in entries]
         try:
             while waiting:
@@ -134,6 +134,7 @@ def run_cohort(
         finally:
             run.stopping.set()
             cluster.stop()
+            listen("workers_done", _worked(cluster, perf_counter() - began))
             tiling.shutdown(wait=False, cancel_futures=True)
             mapping.shutdown(wait=False, cancel_futures=True)
 
@@ -170,6 +171,12 @@ def _ahead(
 
 def _slurm(config: Config, folder: RunFolder) -> SlurmJobs:
     return SlurmJobs(SlurmSettings(**config.slurm.model_dump()), str(folder.root / "logs" / "slurm"))
+
+
+def _worked(cluster: Cluster, seconds: float) -> dict[str, Any]:
+    """What the workers did in the time that they were there; see pipeline/account.py."""
+    scorers = cluster.gpus.n_gpus if cluster.gpus else 1
+    return {"workers": cluster.n_workers, "scorers": scorers, "seconds": seconds, "spent": dict(cluster.spent)}
 
 
 def _ending_at_once(cluster: Cluster) -> int:
@@ -232,7 +239,8 @@ def _tile(run: Run, work: Work) -> None:
     )
     run.tell(
         "tiles_done", slide_id=entry.slide_id, tiles=done.tiles, unreadable=done.unreadable,
-        shards_written=done.shards_written, seconds=round(done.seconds, 3),
+        shards_written=done.shards_written, seconds=round(done.seconds, 3), reading_s=round(done.reading_s, 3),
+        store_s=round(done.store_s, 3),
     )  # fmt: skip
     if run.until == "tile":
         work.result = _reached(run, work, done.tiles)
