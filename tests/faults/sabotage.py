@@ -35,8 +35,8 @@ if "--multiprocessing-fork" in sys.orig_argv:  # a worker, not the run itself
 """
 
 
-def start_sabotaged(slides: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    """`run` over a folder of slides with two workers, each held to FATAL_MIB."""
+def start_sabotaged(command: str, slides: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    """`run` or `tile` over a folder of slides with two workers, each held to FATAL_MIB."""
     code = out.with_name(f"{out.name}-code")
     code.mkdir()
     (code / "sitecustomize.py").write_text(_CODE)
@@ -46,7 +46,7 @@ def start_sabotaged(slides: Path, out: Path, *more: str) -> subprocess.Popen[str
         "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": str(min(0.95, FATAL_MIB * 2**20 / (MEMORY_LIMIT // 3))),
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "wsi_pipeline", "run", str(slides), "--out", str(out), "--workers", "2", *more],
+        [sys.executable, "-m", "wsi_pipeline", command, str(slides), "--out", str(out), "--workers", "2", *more],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -21,7 +21,7 @@ def test_a_killed_worker_costs_nothing_and_a_slide_that_kills_its_workers_fails_
     slides.mkdir()
     for name in ("a", "deadly", "z"):
         draw_slide(slides / f"{name}.tif", size_px=(900, 800), seed=2)
-    with start_sabotaged(slides, out) as run:
+    with start_sabotaged("run", slides, out) as run:
         while not (out / "events.jsonl").exists() or "tiles_planned" not in (out / "events.jsonl").read_text():
             time.sleep(0.02)
         max(workers(run.pid), key=lambda one: one.cpu_times().user).kill()
