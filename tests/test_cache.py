@@ -2,6 +2,7 @@
 
 import posixpath
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from io import BytesIO
@@ -11,6 +12,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.implementations.memory import MemoryFileSystem
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -21,6 +23,7 @@ from wsi_pipeline.slide.cache import hold, use_cache, without_cache
 from wsi_pipeline.slide.cohort import find_slides
 from wsi_pipeline.slide.companions import files_of
 from wsi_pipeline.slide.reader import SlideReader, open_slide
+from wsi_pipeline.stall import answer_within
 
 
 class Counted(MemoryFileSystem):
@@ -30,14 +33,17 @@ class Counted(MemoryFileSystem):
     store: dict[str, Any] = {}  # noqa: RUF012  # as in the class above
     pseudo_dirs: list[str] = [""]  # noqa: RUF012
     fetched: list[str] = []  # noqa: RUF012
-    broken = 0
+    broken = slow = 0  # slow: pieces that take 0.1 s each
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
         return str(MemoryFileSystem._strip_protocol(str(path).replace("counted://", "memory://")))
 
-    def get_file(self, rpath: str, lpath: str, **_: Any) -> None:
+    def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
         Counted.fetched.append(posixpath.basename(rpath))
+        for _piece in range(Counted.slow):
+            time.sleep(0.1)
+            callback.relative_update(1)
         whole = self.cat_file(rpath)
         if Counted.broken:
             Counted.broken -= 1
@@ -53,7 +59,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
     use_cache(str(tmp_path / "cache"), 1)
     Counted.store.clear()
     Counted.fetched.clear()
-    Counted.broken = 0
+    Counted.broken = Counted.slow = 0
     yield Counted()
 
 
@@ -70,6 +76,13 @@ def test_a_slide_at_a_url_is_the_slide_it_would_be_here_but_for_its_path(files: 
     with SlideReader(there) as reader:
         assert np.array_equal(reader.read(0, 0, 0, (320, 256)), pixels)
     assert files.fetched == ["a.tif"]
+
+
+def test_a_fetch_of_which_parts_come_is_not_given_up_however_long_it_takes(files: Counted, tmp_path: Path) -> None:
+    here, _ = a_slide(tmp_path)
+    files.put_file(here.path, "/b/a.tif")
+    Counted.slow = 8
+    assert answer_within(0.5, lambda: open_slide("counted://b/a.tif", mpp=(0.5, 0.5)).id) == here.id
 
 
 def test_readers_that_come_at_once_fetch_a_slide_once(files: Counted) -> None:

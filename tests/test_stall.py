@@ -7,7 +7,7 @@ import time
 import pytest
 
 from wsi_pipeline.errors import SlideError, StalledError
-from wsi_pipeline.stall import answer_within, sign_of_life
+from wsi_pipeline.stall import answer_within, life_sign
 
 
 def partners() -> list[threading.Thread]:
@@ -37,13 +37,14 @@ def test_a_call_that_does_not_answer_is_left_and_the_next_one_works() -> None:
 
 def test_a_call_that_shows_that_it_gets_on_may_take_as_long_as_it_needs() -> None:
     def work() -> str:
+        alive = life_sign()
         for _ in range(8):
             time.sleep(0.1)
-            sign_of_life()
+            alive()
         return "done"
 
     assert answer_within(0.5, work) == "done"  # it takes 0.8 s
-    sign_of_life()  # from no call
+    life_sign()()  # in no call
 
 
 def test_partners_end_with_the_thread_that_asked_or_once_they_are_free_again() -> None:

@@ -22,7 +22,7 @@ Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]
 def answer_within(limit_s: float, function: Callable[..., Any], *args: Any) -> Any:
     """What `function(*args)` returns or raises, made by this thread's partner, which keeps open what it opened.
 
-    Raises StalledError once it has given neither a result nor a `sign_of_life` for `limit_s` seconds; it is not
+    Raises StalledError once it has given neither a result nor a `life_sign` for `limit_s` seconds; it is not
     waited for any longer then, and may still be under way.
     """
     partner = _mine.partner = getattr(_mine, "partner", None) or _Partner()
@@ -39,16 +39,19 @@ def answer_within(limit_s: float, function: Callable[..., Any], *args: Any) -> A
     return answer.result()
 
 
-def sign_of_life() -> None:
-    """Say, from inside a call that takes long, that it gets on; elsewhere it does nothing."""
-    if (life := getattr(_mine, "life", None)) is not None:
-        life.signs += 1
+def life_sign() -> Callable[[], None]:
+    """For a call that takes long, what tells that it gets on, from whatever thread; where nobody waits, nothing."""
+    life: _Life = getattr(_mine, "life", None) or _Life()
+    return life.sign
 
 
 class _Life:
     """What a call tells of itself while it is made."""
 
     signs = 0
+
+    def sign(self) -> None:
+        self.signs += 1
 
 
 class _Partner:

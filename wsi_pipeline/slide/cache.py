@@ -12,6 +12,8 @@ import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
+from fsspec.callbacks import Callback
+
 from wsi_pipeline.config import digest
 from wsi_pipeline.disk import free_bytes, is_full
 from wsi_pipeline.errors import ConfigError, SlideError
@@ -19,6 +21,7 @@ from wsi_pipeline.slide.companions import files_of
 from wsi_pipeline.slide.files import shown
 from wsi_pipeline.slide.locks import Lock, lock, try_lock
 from wsi_pipeline.slide.urls import FileSystem, broken, is_url, reaching, remote, stamp, told
+from wsi_pipeline.stall import life_sign
 
 CACHE_GB = 100.0
 _ENTRY = rf"{re.escape(os.sep)}slides{re.escape(os.sep)}([0-9a-f]{{16}}(\.partial)?{re.escape(os.sep)})?"
@@ -133,12 +136,23 @@ def _fetch(files: FileSystem, there: str, entry: Path, url: str) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+class _GetsOn(Callback):
+    """Tells who waits for a transfer that parts of it come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._alive = life_sign()
+
+    def relative_update(self, inc: int = 1) -> None:
+        self._alive()
+
+
 def _transfer(files: FileSystem, part: str, target: Path, size: int | None) -> None:
     """One file, whole; once more where that broke off."""
     why = ""
     for _ in range(2):
         try:
-            files.get_file(part, str(target))
+            files.get_file(part, str(target), callback=_GetsOn())
             got = target.stat().st_size
             if size is None or got == size:
                 return

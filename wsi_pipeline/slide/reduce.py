@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from wsi_pipeline.stall import life_sign
+
 WHITE = 255
 PART_PX = 256  # side of the smallest part that is tried alone, about a tile of the slide's own
 MAX_READ_PX = 12 * 2**20  # pixels of one read: 48 MiB as RGBA, about 150 MiB with its copies
@@ -52,8 +54,9 @@ def reduce_whole(read: Read, level_size: tuple[float, float], size_px: tuple[int
     blocks meet without a seam and memory does not grow with the slide.
     """
     zoom = level_size[0] / size_px[0], level_size[1] / size_px[1]
-    whole = np.empty((size_px[1], size_px[0], 3), np.uint8)
+    whole, alive = np.empty((size_px[1], size_px[0], 3), np.uint8), life_sign()
     for cols, rows in _blocks(size_px, zoom):
+        alive()  # a level of 100,000 px takes minutes
         box = (cols.start * zoom[0], rows.start * zoom[1], cols.stop * zoom[0], rows.stop * zoom[1])
         left, top = math.floor(box[0]), math.floor(box[1])
         size = math.ceil(box[2]) - left, math.ceil(box[3]) - top
