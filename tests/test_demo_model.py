@@ -1,15 +1,13 @@
 """The model in the box: small, described, calibrated, and true to areas that were drawn."""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from wsi_pipeline.learn.calibrate import probabilities
@@ -28,7 +26,7 @@ def demo() -> Checkpoint:
 
 def tumour_probability(demo: Checkpoint, tiles: np.ndarray) -> np.ndarray:
     """P(tumour) (n,) of tiles (n, 256, 256, 3)."""
-    z = Scorer(demo, torch.device("cpu")).logits(tiles, PX)
+    z = Scorer(demo, "cpu").logits(tiles, PX)
     return probabilities(z, exclusive=False, prior=demo.prior, temperature=demo.temperature)[:, 0]
 
 
@@ -50,7 +48,7 @@ def test_it_is_small_has_a_card_and_says_what_it_knows(demo: Checkpoint) -> None
 
 
 def test_it_tells_drawn_tumour_from_drawn_normal_tissue_without_bias(demo: Checkpoint) -> None:
-    tiles, share, centre = draw_tiles(192, tile_px=PX, mpp=MPP, seed=987)
+    tiles, share, centre = draw_tiles(120, tile_px=PX, mpp=MPP, seed=987)
     p = tumour_probability(demo, tiles)
     assert ((p >= demo.threshold) == centre)[(share == 0) | (share == 1)].mean() > 0.99
     assert ((p >= demo.threshold) == centre).mean() > 0.95
@@ -69,7 +67,7 @@ def draw(folder: Path, seed: int, *, px: int, tumours: list[Tumour]) -> tuple[Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [11, 12, 13])
+@pytest.mark.parametrize("seed", [12, 13])  # 11 goes the whole way in test_end_to_end.py
 def test_a_drawn_tumour_comes_back_within_2_percent(demo: Checkpoint, tmp_path: Path, seed: int) -> None:
     path, drawn_mm2 = draw(tmp_path, seed, px=3072, tumours=[Tumour(768, 768, 380 + 7 * seed, 430 - 9 * seed)])
     mapped_mm2 = (map_rows(demo, path) >= demo.threshold).sum() * (STRIDE * MPP) ** 2 * 1e-6
@@ -82,11 +80,15 @@ def test_a_slide_without_tumour_has_none(demo: Checkpoint, tmp_path: Path) -> No
     assert (map_rows(demo, path) >= demo.threshold).sum() == 0
 
 
-def test_the_training_script_explains_itself() -> None:
+def test_the_training_script_explains_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = REPOSITORY / "workflows" / "train_demo_model.py"
-    found = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    said = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True, env=found)
-    assert "--seed" in said.stdout and "never sees real tissue" in said.stdout
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_path(str(script), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "--seed" in said and "never sees real tissue" in said
 
 
 def test_the_card_tells_how_it_was_made_and_measured() -> None:

@@ -19,8 +19,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_a_drawn_tumour_of_known_area_comes_back_within_two_percent(tmp_path):
-    tumour = Tumour(x_um=1000, y_um=1000, rx_um=430, ry_um=360)
-    truth = draw_slide(tmp_path / "a.tif", size_px=(4000, 4000), mpp=0.5, tumours=[tumour], seed=11)
+    tumour = Tumour(x_um=768, y_um=768, rx_um=430, ry_um=360)
+    truth = draw_slide(tmp_path / "a.tif", size_px=(3072, 3072), mpp=0.5, tumours=[tumour], seed=11)
     command = ["run", tmp_path / "a.tif", "--out", tmp_path / "run", "--set", "tiles.stride_px=64"]
     done = subprocess.run([sys.executable, "-m", "wsi_pipeline", *map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
