@@ -51,13 +51,13 @@ class Scored:
 
 def main(args: Sequence[str] | None = None) -> Benchmark:
     options: dict[str, dict[str, Any]] = {
-        "side": {"type": int, "help": "side of the slide in px; 6,000, or 2,000 with --quick"},
+        "side": {"type": int, "help": "side of the slide in px; 5,000, or 2,000 with --quick"},
         "rounds": {"type": int, "help": "how often each is run; 2, or 1 with --quick"},
         "peers": {"metavar": "FOLDER", "help": "other tools: FOLDER/<tool>/bin/python, or tool=PYTHON,..."},
         "arch": {"default": "densenet121", "help": "the network; other tools need densenet121"},
     }
     asked = arguments(__doc__ or "", args, **options)
-    side, turns = asked.side or (2000 if asked.quick else 6000), asked.rounds or (1 if asked.quick else 2)
+    side, turns = asked.side or (2000 if asked.quick else 5000), asked.rounds or (1 if asked.quick else 2)
     benchmark = Benchmark("end_to_end", asked.quick, {"slide_px": side, "cores": cores(), "arch": asked.arch})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

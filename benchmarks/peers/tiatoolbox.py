@@ -54,9 +54,10 @@ def main() -> None:
     written = predictor.run(
         [asked.slide], patch_mode=False, patch_input_shape=(PX, PX), stride_shape=(PX, PX), save_dir=asked.out,
         input_resolutions=[{"units": "mpp", "resolution": MPP}], output_type="zarr",
+        wsireader_kwargs={"mpp": MPP, "power": 20},  # it reads no scale from plain TIFF
     )  # fmt: skip
     (path,) = written.values()
-    tell(len(zarr.open(str(path), mode="r")["coordinates"]), began, STARTED)
+    tell(zarr.open(str(path), mode="r")["coordinates"].shape[0], began, STARTED)
 
 
 if __name__ == "__main__":
