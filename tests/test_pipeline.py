@@ -153,6 +153,13 @@ def test_a_folder_that_is_not_ours_is_never_touched(tmp_path):
     assert os.listdir(tmp_path) == ["mine.txt"]
 
 
+def test_a_folder_that_another_job_is_just_making_is_shared(tmp_path):
+    for name in ("tiles", "claims"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".0a1b.partial").write_text("{")  # its run.json, not yet named so
+    assert open_run_folder(tmp_path, resume=True).account()
+
+
 def test_an_earlier_run_is_kept_unless_it_is_said_what_to_do(tmp_path):
     folder = open_run_folder(tmp_path / "run")
     folder.write_account({"wsi_pipeline": "0.0.1"})

@@ -262,7 +262,8 @@ def _warnings(results: Sequence[LabelResult], groups: np.ndarray, *, by_patient:
     found = [] if by_patient else [NO_PATIENTS]
     units, what = len(np.unique(groups)), "patients" if by_patient else "images"
     if units < FEW_PATIENTS:
-        found.append(f"Only {units} {what if units != 1 else what[:-1]}: intervals from so few say little, and are too narrow.")
+        counted = f"{units} {what if units > 1 else what[:-1]}"
+        found.append(f"Only {counted}: intervals from so few say little, and are too narrow.")
     if one := [result.name for result in results if result.note]:
         found.append(f"{_listed(one)}: {ONE_CLASS}; left out of the means.")
     fewest = {result.name: min(result.positive_patients, result.negative_patients) for result in results}

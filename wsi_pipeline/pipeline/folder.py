@@ -181,7 +181,7 @@ def open_run_folder(root: str | Path, *, resume: bool = False, overwrite: bool =
     folder = RunFolder(root)
     if root.exists() and not root.is_dir():
         raise ConfigError(f"{root}: is a file; give --out a folder")
-    if root.exists() and any(root.iterdir()):
+    if root.exists() and not _is_begun(root):
         refuse_others(folder, resume=resume or overwrite)
         if overwrite:
             _clear(root)
@@ -205,6 +205,12 @@ def refuse_others(folder: RunFolder, *, resume: bool) -> None:
 def now() -> str:
     """The time, UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _is_begun(root: Path) -> bool:
+    """Whether a folder is empty, or just being made by another job: our folders and names, and no run.json yet."""
+    names = {path.name for path in root.iterdir() if path.suffix != ".partial"}
+    return names <= set(FOLDERS) and all(not any((root / name).iterdir()) for name in names)
 
 
 def _clear(root: Path) -> None:

@@ -84,6 +84,8 @@ def open_engine(
     Their logits differ by rounding (1e-6), but for torch on a GPU, which computes in half precision.
     Raises ModelError when onnx is asked for on a GPU.
     """
+    if not isinstance(device, str):
+        raise TypeError(f"device is {device!r}: give its name, as pick_device does")
     if name == "onnx" and device != "cpu":
         raise ModelError(f"engine onnx runs on a CPU, the device is {device}; use --device cpu, or model.engine=torch")
     if name == "onnx" or (name == "auto" and device == "cpu"):
