@@ -53,9 +53,7 @@ class Overhead:
 
 def main(args: Sequence[str] | None = None) -> Benchmark:
     asked = arguments(__doc__ or "", args)
-    workers, slides, tasks = (
-        (QUICK_WORKERS, QUICK_SLIDES, QUICK_TASKS) if asked.quick else (WORKERS, SLIDES, TASKS)
-    )
+    workers, slides, tasks = (QUICK_WORKERS, QUICK_SLIDES, QUICK_TASKS) if asked.quick else (WORKERS, SLIDES, TASKS)
     benchmark = Benchmark("scaling", asked.quick, {"slides": slides, "tiles a task": SHARD_TILES})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

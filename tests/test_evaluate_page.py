@@ -156,7 +156,7 @@ def test_reliability_of_one_constant_probability_is_one_group() -> None:
 
 def test_an_interval_on_a_line_is_clipped_and_empty_for_nan() -> None:
     assert draw_interval(Estimate(), low_end=0, high_end=1, middle=0.5) == ""
-    assert 'M4.0 9H146.0' in draw_interval(Estimate(0.5, -1, 2), low_end=0, high_end=1, middle=0.5)
+    assert "M4.0 9H146.0" in draw_interval(Estimate(0.5, -1, 2), low_end=0, high_end=1, middle=0.5)
 
 
 @pytest.mark.parametrize(("p", "said"), [(0.0001, "under 0.001"), (0.0499, "0.050"), (float("nan"), "–")])

@@ -111,7 +111,7 @@ def test_frame_is_micrometres_with_y_up(heatmap):
         assert source.transform == rasterio.Affine(16 * 0.25, 0, 0, 0, -16 * 0.5, 0)
         assert source.bounds == (0, -80 * 0.5, 80 * 0.25, 0)
         wkt = source.crs.to_wkt()  # GeoTIFF keeps the name of the frame and the factor of its unit
-        assert wkt.split('"')[1] == frame_wkt().split('"')[1] and ',1E-06]' in wkt
+        assert wkt.split('"')[1] == frame_wkt().split('"')[1] and ",1E-06]" in wkt
         assert source.tags()["AREA_OR_POINT"] == "Area"
 
 

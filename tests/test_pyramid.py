@@ -64,9 +64,7 @@ def test_memory_does_not_grow_with_the_slide(tmp_path: Path) -> None:
     for side in (2048, 8192):
         tracemalloc.start()
         layers = [Layer("low", Blob(side / 4, side / 4, side / 5, side / 6))]  # um: all but the rim of the slide
-        write_pyramid(
-            tmp_path / "a.tif", layers, TEXTURES, base_texture="base", size_px=(side, side), mpp=0.5
-        )
+        write_pyramid(tmp_path / "a.tif", layers, TEXTURES, base_texture="base", size_px=(side, side), mpp=0.5)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 5e6  # its pixels alone are 201 MB

@@ -113,9 +113,7 @@ def test_no_drawn_stain_is_taken_for_ink(kind: str, seed: int) -> None:
 @pytest.mark.real
 @pytest.mark.parametrize("folder", ["camelyon16_256", "lc25000_lung"])
 def test_real_tissue_is_not_taken_for_ink(real_data: Path, folder: str) -> None:
-    images = sorted(
-        p for p in (real_data / "histology" / folder).rglob("*") if p.suffix in {".png", ".jpg", ".jpeg"}
-    )
+    images = sorted(p for p in (real_data / "histology" / folder).rglob("*") if p.suffix in {".png", ".jpg", ".jpeg"})
     blocks = []
     for path in images[::3]:
         with Image.open(path) as image:  # the mean colours of a thumbnail, each tile a square of 7 x 7

@@ -25,9 +25,7 @@ def grid(side_um: float, cells: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @given(x=places, y=places, dx=places, dy=places)
-def test_a_field_changes_no_faster_than_one_moves(
-    shape: Shape, x: float, y: float, dx: float, dy: float
-) -> None:
+def test_a_field_changes_no_faster_than_one_moves(shape: Shape, x: float, y: float, dx: float, dy: float) -> None:
     here, there = (shape.field(np.array([[a]]), np.array([[b]])).item() for a, b in ((x, y), (dx, dy)))
     assert abs(here - there) <= np.hypot(x - dx, y - dy) + 1e-6
 

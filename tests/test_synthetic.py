@@ -17,9 +17,7 @@ DISC = Tumour(1024, 1024, 300, 200)
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> SlideTruth:
     """A slide of 4096 x 4096 px at 0.5 um/px with one tumour about its centre."""
-    return draw_slide(
-        tmp_path_factory.mktemp("drawn") / "a.tif", size_px=(4096, 4096), tumours=[DISC], seed=1
-    )
+    return draw_slide(tmp_path_factory.mktemp("drawn") / "a.tif", size_px=(4096, 4096), tumours=[DISC], seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +73,7 @@ def test_tumour_is_drawn_where_the_truth_says(drawn: SlideTruth) -> None:
     coarse = pixels(drawn, 2).reshape(128, 8, 128, 8, 3).mean(axis=(1, 3))  # 16 um
     purple = coarse[..., 0] < coarse[..., 2]  # red below blue: haematoxylin
     truth = tumour_mask(drawn, (128, 128), 16.0)
-    rim = tumour_mask(drawn, (128, 128), 16.0) ^ (
-        np.roll(truth, 1, 0) & np.roll(truth, 1, 1) & np.roll(truth, -1, 0)
-    )
+    rim = tumour_mask(drawn, (128, 128), 16.0) ^ (np.roll(truth, 1, 0) & np.roll(truth, 1, 1) & np.roll(truth, -1, 0))
     assert purple[truth & ~rim].mean() > 0.95
 
 
@@ -125,9 +121,7 @@ def test_the_promised_middle_of_a_slide_is_tissue(tmp_path: Path, seed: int) -> 
         pytest.param([Tumour(250, 250, 90, 90), Tumour(250, 250, 20, 20)], "touches another", id="nested"),
     ],
 )
-def test_tumours_whose_area_would_not_be_exact_are_refused(
-    tmp_path: Path, tumours: list, message: str
-) -> None:
+def test_tumours_whose_area_would_not_be_exact_are_refused(tmp_path: Path, tumours: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw_slide(tmp_path / "a.tif", size_px=(1000, 1000), tumours=tumours)
     assert not (tmp_path / "a.tif").exists()

@@ -48,9 +48,7 @@ def test_only_the_damaged_tile_is_white(tmp_path: Path, direct: bool, options: d
     spoil(path, 33)  # the fourth row of ten, fourth column
     with SlideReader(slide, Reading(direct=direct)) as reader:
         found = reader.read_thumbnail((160, 128))
-        assert reader.warnings == (
-            "1 part of the thumbnail could not be read and count as glass: the file is damaged",
-        )
+        assert reader.warnings == ("1 part of the thumbnail could not be read and count as glass: the file is damaged",)
     differs = np.argwhere((found != whole).any(-1))
     assert (found[48:64, 48:64] == 255).all()
     assert differs.min(0).tolist() == [32, 32] and differs.max(0).tolist() == [63, 63]  # 256 px, reduced by 8

@@ -38,9 +38,7 @@ class FakeReader:
         return np.asarray(Image.fromarray(self.rgb).resize(size_px, Image.Resampling.BOX))
 
 
-def glass_with(
-    *boxes: tuple[slice, slice, tuple], shape: tuple[int, int] = (300, 400), noise: float = 2
-) -> np.ndarray:
+def glass_with(*boxes: tuple[slice, slice, tuple], shape: tuple[int, int] = (300, 400), noise: float = 2) -> np.ndarray:
     """Glass with boxes (rows, cols, colour) and the noise of a JPEG."""
     rgb = np.full((*shape, 3), GLASS, float)
     for rows, cols, colour in boxes:
@@ -49,9 +47,7 @@ def glass_with(
     return rgb.clip(0, 255).astype(np.uint8)
 
 
-def mask_of(
-    rgb: np.ndarray, mpp: tuple[float, float] = MPP, settings: TissueSettings = SETTINGS
-) -> np.ndarray:
+def mask_of(rgb: np.ndarray, mpp: tuple[float, float] = MPP, settings: TissueSettings = SETTINGS) -> np.ndarray:
     return tissue_from_rgb(rgb, settings, mpp)[0]
 
 
@@ -204,9 +200,7 @@ def test_a_slide_smaller_than_a_tile_keeps_its_tissue() -> None:
 
 @pytest.mark.parametrize("pen", [None, "blue", "green", "red", "black"], ids=str)
 def test_a_drawn_slide_gives_back_its_tissue_area(tmp_path: Path, pen: str | None) -> None:
-    truth = draw_slide(
-        tmp_path / "a.tif", size_px=(4000, 4000), tumours=[Tumour(1000, 1100, 200, 150)], pen=pen
-    )
+    truth = draw_slide(tmp_path / "a.tif", size_px=(4000, 4000), tumours=[Tumour(1000, 1100, 200, 150)], pen=pen)
     with SlideReader(open_slide(truth.path)) as reader:
         tissue = find_tissue(reader, SETTINGS)
     assert tissue.tissue_mm2 == pytest.approx(truth.tissue_mm2, rel=0.02)
@@ -254,9 +248,7 @@ def test_real_sections_have_the_tissue_one_sees(real_data: Path, name: str, low:
 @pytest.mark.real
 def test_nodes_on_a_real_overview_are_tissue_and_dust_is_not(real_data: Path) -> None:
     name = "multiframe_camelyon_challenge_image"
-    slide = open_slide(
-        real_data / "slides/dicom" / name / f"{name}.dcm", mpp=(20.0, 20.0)
-    )  # its own 29 is refused
+    slide = open_slide(real_data / "slides/dicom" / name / f"{name}.dcm", mpp=(20.0, 20.0))  # its own 29 is refused
     with SlideReader(slide) as reader:
         tissue = find_tissue(reader, SETTINGS)
     assert tissue.mask[300:560, 110:220].mean() > 0.95  # the left node, with a tear

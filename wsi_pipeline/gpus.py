@@ -87,9 +87,7 @@ class Gpus:
         """Whether a worker offers a GPU at this moment."""
         return self._survey.gpus() > 0
 
-    def run(
-        self, function: Callable[..., Any], *args: Any, meanwhile: Callable[[], None] = lambda: None
-    ) -> Any:
+    def run(self, function: Callable[..., Any], *args: Any, meanwhile: Callable[[], None] = lambda: None) -> Any:
         """What `function(*args)` returns or raises, run on a GPU; all must be picklable and small.
 
         `meanwhile` is called about twice a second; what it raises ends the waiting, and the task, if it asks

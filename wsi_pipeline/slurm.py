@@ -86,9 +86,7 @@ def _job_class() -> Any:
     return Job
 
 
-def _jobs(
-    settings: SlurmSettings, job: Any, shared: dict[str, Any], exports: list[str]
-) -> dict[str, dict[str, Any]]:
+def _jobs(settings: SlurmSettings, job: Any, shared: dict[str, Any], exports: list[str]) -> dict[str, dict[str, Any]]:
     """What is to be submitted, by the names of the workers."""
     shared = shared | {
         "account": settings.account,
@@ -121,9 +119,7 @@ def _jobs(
 
 
 @contextmanager
-def _submitted(
-    jobs: dict[str, dict[str, Any]], scheduler: dict[str, Any], security: TlsFiles
-) -> Iterator[SpecCluster]:
+def _submitted(jobs: dict[str, dict[str, Any]], scheduler: dict[str, Any], security: TlsFiles) -> Iterator[SpecCluster]:
     try:
         cluster = SpecCluster(
             workers=jobs,

@@ -139,5 +139,3 @@ def test_where_no_slide_can_be_used_the_code_is_that_of_a_failure(tmp_path: Path
 
 def knobs(*more: str) -> Any:
     return load_config(None, [*KNOBS, *more])
-
-

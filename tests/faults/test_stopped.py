@@ -47,9 +47,7 @@ def wait_for(out: Path, event: str, run: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "moment"), [*WORTH, *(pytest.param(*pair, marks=pytest.mark.big) for pair in REST)]
-)
+@pytest.mark.parametrize(("name", "moment"), [*WORTH, *(pytest.param(*pair, marks=pytest.mark.big) for pair in REST)])
 def test_a_signal_ends_the_run_in_time_with_exit_code_130_and_resume_goes_on(
     slide: Path, tmp_path: Path, name: str, moment: str
 ) -> None:

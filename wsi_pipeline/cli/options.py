@@ -16,7 +16,8 @@ _CONFIG = [
 _SLIDES = [
     click.option("--mpp-default", type=float, help="um/px for slides that state none."),
     click.option(
-        "--tiles-store", type=click.Choice(["pixels", "jpeg", "coordinates"]),
+        "--tiles-store",
+        type=click.Choice(["pixels", "jpeg", "coordinates"]),
         help="Keep pixels, the same as JPEG, or places alone.",
     ),
     click.option("--limit", type=int, help="Only the first so many slides."),
@@ -30,7 +31,9 @@ _MODEL = [
     click.option("--batch", type=int, help="Tiles scored at once."),
     click.option("--device", help="auto, cpu, cuda or cuda:N."),
     click.option(
-        "--adaptive", is_flag=True, default=None,
+        "--adaptive",
+        is_flag=True,
+        default=None,
         help="Score coarsely first, finely only where the outcome is open; small lesions can be missed.",
     ),
 ]
@@ -41,7 +44,10 @@ _FOLDER = [
 ]
 _PSEUDONYMS = [
     click.option(
-        "--pseudonymize", "key_file", metavar="KEYFILE", type=click.Path(),
+        "--pseudonymize",
+        "key_file",
+        metavar="KEYFILE",
+        type=click.Path(),
         help="Write no names of slides and patients; KEYFILE, a CSV outside --out, made if absent, tells who is who.",
     ),
 ]

@@ -162,8 +162,7 @@ def _measured(
         plain = dict(zip(BINARY, _summed(labels, np.where(np.isnan(probs), np.nan, raw), groups, plan), strict=True))
         before = [{name: plain[name][c] for name in _BEFORE} for c in (*classes, -1)]
     results = tuple(
-        _label(labels[:, c], probs[:, c], groups, plan=plan, c=c, figures=figures[c], before=before[c])
-        for c in classes
+        _label(labels[:, c], probs[:, c], groups, plan=plan, c=c, figures=figures[c], before=before[c]) for c in classes
     )
     del figures[-1]["ppv_stated"]
     return results, figures[-1] | {f"{name}_before": found for name, found in before[-1].items()}

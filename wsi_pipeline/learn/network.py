@@ -45,9 +45,7 @@ def make_optimiser(model: nn.Module, knobs: OptimiserKnobs, block_decay: float, 
     return optimiser
 
 
-def set_rate(
-    optimiser: Optimizer, knobs: ScheduleKnobs, step: int, epochs: int, per_epoch: int, lowered: int
-) -> float:
+def set_rate(optimiser: Optimizer, knobs: ScheduleKnobs, step: int, epochs: int, per_epoch: int, lowered: int) -> float:
     """Set every group's learning rate for this step (see `rate_share`); returns the highest of them."""
     share = rate_share(knobs, step, epochs=epochs, per_epoch=per_epoch, lowered=lowered)
     for group in optimiser.param_groups:

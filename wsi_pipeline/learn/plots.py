@@ -77,9 +77,7 @@ def draw_precision_recall(
     return _axes(body, x="recall (sensitivity)", y="precision (PPV)", title=f"Precision-recall curve of {name}")
 
 
-def draw_reliability(
-    labels: np.ndarray, probs: np.ndarray, *, raw: np.ndarray | None, level: float, name: str
-) -> str:
+def draw_reliability(labels: np.ndarray, probs: np.ndarray, *, raw: np.ndarray | None, level: float, name: str) -> str:
     """Share positive against mean probability, with Wilson intervals; `raw` is before calibration, in grey."""
     mean, share, count = reliability_groups(labels, probs)
     spans = [wilson(round(s * n), n, level) for s, n in zip(share, count, strict=True)]

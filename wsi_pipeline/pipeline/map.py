@@ -142,9 +142,7 @@ def _asap(mapped: _Mapped, stem: Path) -> None:
 
 
 def _tiles_geojson(mapped: _Mapped, stem: Path) -> None:
-    write_tiles(
-        _path(stem, "tiles.geojson.gz"), mapped.grid, mapped.scores, full_frame=mapped.settings.full_frame
-    )
+    write_tiles(_path(stem, "tiles.geojson.gz"), mapped.grid, mapped.scores, full_frame=mapped.settings.full_frame)
 
 
 def _geopackage(mapped: _Mapped, stem: Path) -> None:

@@ -139,9 +139,7 @@ def run_cohort(
             mapping.shutdown(wait=False, cancel_futures=True)
 
 
-def _pass(
-    run: Run, works: Sequence[Work], tiling: ThreadPoolExecutor, mapping: ThreadPoolExecutor
-) -> Iterator[Work]:
+def _pass(run: Run, works: Sequence[Work], tiling: ThreadPoolExecutor, mapping: ThreadPoolExecutor) -> Iterator[Work]:
     """Take each slide through all its steps; those that other jobs have come out untouched."""
     mapped: deque[Future[Work]] = deque()
     for work in _ahead(tiling, partial(_attempt, run, _tile), works, run.cluster.slides_at_once + 1):
@@ -156,9 +154,7 @@ def _pass(
         yield mapped.popleft().result()
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, step: Callable[[Work], Work], works: Sequence[Work], ahead: int
-) -> Iterator[Work]:
+def _ahead(pool: ThreadPoolExecutor, step: Callable[[Work], Work], works: Sequence[Work], ahead: int) -> Iterator[Work]:
     """Each work after its step, in order, the step being taken for `ahead` of them."""
     waiting: deque[Future[Work]] = deque()
     for work in works:
@@ -210,9 +206,10 @@ def _tile(run: Run, work: Work) -> None:
         return
     run.tell("slide_started", slide_id=entry.slide_id)
     work.source = source_of(entry, config.slide.mpp_default)
-    work.slide = recall(run.folder.seen(entry.slide_id), work.source) or run.cluster.submit(
-        _open, entry, config.slide.mpp_default
-    ).result()
+    work.slide = (
+        recall(run.folder.seen(entry.slide_id), work.source)
+        or run.cluster.submit(_open, entry, config.slide.mpp_default).result()
+    )
     assert work.slide is not None
     mpp = work.slide.mpp_l0
     work.tiles_key = tiling_key(config, work.slide.fingerprint, (mpp.x, mpp.y))

@@ -74,8 +74,7 @@ def jpeg_levels(slide: Slide) -> tuple[JpegLevel | None, ...]:
         return none
     filled_in = slide.vendor in _FILLED_IN
     return tuple(
-        None if level is None or (filled_in and number and level.gaps) else level
-        for number, level in enumerate(found)
+        None if level is None or (filled_in and number and level.gaps) else level for number, level in enumerate(found)
     )
 
 

@@ -65,9 +65,7 @@ def through_jpeg(rgb: np.ndarray) -> np.ndarray:
 
 def _encode(rgb: np.ndarray) -> bytes:
     return bytes(
-        imagecodecs.jpeg8_encode(
-            rgb, level=JPEG_QUALITY, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
-        )
+        imagecodecs.jpeg8_encode(rgb, level=JPEG_QUALITY, colorspace="RGB", outcolorspace="YCBCR", subsampling="420")
     )
 
 
@@ -119,7 +117,5 @@ def _sides(layers: Sequence[Layer], row: int, cols: int, mpp: float) -> tuple[np
     margin = steps[1] * np.sqrt(0.5) + mpp
     x_um = (np.arange(cols)[:, None] * TILE_PX * mpp + steps).reshape(1, -1)
     y_um = row * TILE_PX * mpp + steps[:, None]
-    fields = np.stack([layer.shape.field(x_um, y_um) for layer in layers]).reshape(
-        len(layers), SAMPLES, cols, SAMPLES
-    )
+    fields = np.stack([layer.shape.field(x_um, y_um) for layer in layers]).reshape(len(layers), SAMPLES, cols, SAMPLES)
     return fields.max(axis=(1, 3)) < -margin, fields.min(axis=(1, 3)) > margin

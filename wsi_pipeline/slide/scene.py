@@ -113,16 +113,12 @@ class Layer:
     shape: Shape
 
 
-def draw_blob(
-    rng: np.random.Generator, box_um: tuple[float, float, float, float], *, wobble: float = 0.16
-) -> Blob:
+def draw_blob(rng: np.random.Generator, box_um: tuple[float, float, float, float], *, wobble: float = 0.16) -> Blob:
     """A smooth random blob inside the box (x, y, width, height); waves sum to at most `wobble`."""
     orders = np.array([2, 3, 4, 5, 7])
     sizes = rng.uniform(0.2, 1, orders.size) / orders
     sizes *= wobble / sizes.sum() * rng.uniform(0.6, 1)
-    waves = tuple(
-        (int(k), float(a), float(rng.uniform(0, 2 * np.pi))) for k, a in zip(orders, sizes, strict=True)
-    )
+    waves = tuple((int(k), float(a), float(rng.uniform(0, 2 * np.pi))) for k, a in zip(orders, sizes, strict=True))
     x, y, width, height = box_um
     reach = 2 * (1 + float(sizes.sum()))
     return Blob(x + width / 2, y + height / 2, width / reach, height / reach, waves)

@@ -91,9 +91,7 @@ def draw_slide(
     return SlideTruth(str(path), *size_px, mpp, tuple(tumours), tissue_mm2, tumour_mm2)
 
 
-def tumour_mask(
-    truth: SlideTruth, shape: tuple[int, int], cell_um: float | tuple[float, float]
-) -> np.ndarray:
+def tumour_mask(truth: SlideTruth, shape: tuple[int, int], cell_um: float | tuple[float, float]) -> np.ndarray:
     """(rows, cols) bool, True where a cell's centre lies in a tumour; cells of cell_um (x, y) from (0, 0)."""
     width_um, height_um = (cell_um, cell_um) if isinstance(cell_um, int | float) else cell_um
     x_um = (np.arange(shape[1]) + 0.5)[None] * width_um
@@ -118,9 +116,7 @@ def draw_cohort(
         outlines = _draw_outlines(rng, size_um, pieces, top=0.0)
         tumours = _place_tumours(np.random.default_rng([seed, number]), outlines, number % 4)
         path = Path(folder) / f"synthetic_{number + 1:02d}.tif"
-        truths.append(
-            draw_slide(path, size_px=size_px, mpp=mpp, tumours=tumours, seed=slide_seed, pieces=pieces)
-        )
+        truths.append(draw_slide(path, size_px=size_px, mpp=mpp, tumours=tumours, seed=slide_seed, pieces=pieces))
     return truths
 
 
@@ -145,9 +141,7 @@ def draw_tiles(n: int, *, tile_px: int, mpp: float, seed: int) -> tuple[np.ndarr
             textures = {kind: tiled_out(texture, side + tile_px) for kind, texture in textures.items()}
         layers, tumour, tissue = _tile_scene(rng, tile_px * mpp)
         start = rng.integers(0, side, 2)
-        crops = {
-            kind: texture[start[0] :, start[1] :][:tile_px, :tile_px] for kind, texture in textures.items()
-        }
+        crops = {kind: texture[start[0] :, start[1] :][:tile_px, :tile_px] for kind, texture in textures.items()}
         tiles[i] = through_jpeg(paint(layers, crops, base=crops["stroma"], x_um=x_um, y_um=y_um))
         inside = np.full((tile_px, tile_px), tumour is not None)
         for shape in (tumour, tissue):
@@ -186,9 +180,7 @@ def _check_tumours(tumours: Sequence[Tumour], outlines: Sequence[Blob]) -> None:
 def _place_tumours(rng: np.random.Generator, outlines: Sequence[Blob], count: int) -> list[Tumour]:
     """`count` tumours of varied size at random places that _check_tumours accepts."""
     tumours: list[Tumour] = []
-    largest = (
-        0.55  # of the shorter half axis of their piece; less with each try, so that there is always room
-    )
+    largest = 0.55  # of the shorter half axis of their piece; less with each try, so that there is always room
     while len(tumours) < count:
         home = outlines[int(rng.integers(len(outlines)))]
         x, y = rng.uniform(-0.8, 0.8, 2) * (home.rx_um, home.ry_um) + (home.x_um, home.y_um)
@@ -203,9 +195,7 @@ def _place_tumours(rng: np.random.Generator, outlines: Sequence[Blob], count: in
     return tumours
 
 
-def _slide_layers(
-    rng: np.random.Generator, outlines: tuple[Blob, ...], tumours: Sequence[Tumour]
-) -> list[Layer]:
+def _slide_layers(rng: np.random.Generator, outlines: tuple[Blob, ...], tumours: Sequence[Tumour]) -> list[Layer]:
     """Over stroma: denser and lymphoid patches, glass around the outlines, tumours on top."""
     size_um = max(max(o.rx_um, o.ry_um) for o in outlines)
     patch_um = float(np.clip(size_um / 6, 80, 1500))

@@ -81,9 +81,7 @@ def tiled_out(texture: np.ndarray, side_px: int) -> np.ndarray:
 def _colour_table(stain: Stain) -> np.ndarray:
     """(256, 256, 3) uint8: the colour of every pair of concentrations, haematoxylin first."""
     amount = np.arange(256) * CONCENTRATION_STEP
-    density = amount[:, None, None] * np.array(stain.haematoxylin) + amount[None, :, None] * np.array(
-        stain.eosin
-    )
+    density = amount[:, None, None] * np.array(stain.haematoxylin) + amount[None, :, None] * np.array(stain.eosin)
     return np.rint(np.array(stain.glass) * 10.0**-density).astype(np.uint8)
 
 
@@ -197,46 +195,31 @@ def _add_nuclei(
     stamps = _stamps(rng, mpp, cells)
     shapes, turns = stamps.shape[:2]
     for row, col in centres[rng.uniform(size=len(centres)) < 0.9]:
-        turn = (
-            rng.integers(turns)
-            if angle is None
-            else int(angle[row, col] / np.pi * turns + rng.normal(0, 0.7))
-        )
+        turn = rng.integers(turns) if angle is None else int(angle[row, col] / np.pi * turns + rng.normal(0, 0.7))
         stamp = stamps[rng.integers(shapes), turn % turns]
         reach = stamp.shape[0] // 2
-        where = np.ix_(
-            np.arange(row - reach, row + reach + 1) % side, np.arange(col - reach, col + reach + 1) % side
-        )
+        where = np.ix_(np.arange(row - reach, row + reach + 1) % side, np.arange(col - reach, col + reach + 1) % side)
         dye[where] = np.maximum(dye[where], stamp)
 
 
-def _stamps(
-    rng: np.random.Generator, mpp: float, cells: Cells, shapes: int = 10, turns: int = 12
-) -> np.ndarray:
+def _stamps(rng: np.random.Generator, mpp: float, cells: Cells, shapes: int = 10, turns: int = 12) -> np.ndarray:
     """Nuclei (shapes, turns, size, size) float32, odd size: rim, grain of chromatin, nucleoli; 0 outside."""
     longest = cells.radius_um * (1 + 2 * cells.spread) * np.sqrt(cells.stretch) * 1.15
     reach = int(np.ceil(longest / mpp)) + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1] * mpp
     stamps = np.empty((shapes, turns, 2 * reach + 1, 2 * reach + 1), np.float32)
     for shape in range(shapes):
-        radius = cells.radius_um * np.exp(
-            np.clip(rng.normal(0, cells.spread), -1.5 * cells.spread, 1.5 * cells.spread)
-        )
+        radius = cells.radius_um * np.exp(np.clip(rng.normal(0, cells.spread), -1.5 * cells.spread, 1.5 * cells.spread))
         stretch = 1 + (cells.stretch - 1) * rng.uniform(0.3, 1.3)
         wobble, phase = rng.uniform(0.02, 0.09), rng.uniform(0, 2 * np.pi)
-        spots = (
-            rng.uniform(-0.45, 0.45, (rng.integers(1, cells.nucleoli + 1) if cells.nucleoli else 0, 2))
-            * radius
-        )
+        spots = rng.uniform(-0.45, 0.45, (rng.integers(1, cells.nucleoli + 1) if cells.nucleoli else 0, 2)) * radius
         dark = cells.darkness * rng.uniform(0.8, 1.15)
         for turn in range(turns):
             a = turn * np.pi / turns
             along, across = x * np.cos(a) + y * np.sin(a), y * np.cos(a) - x * np.sin(a)
             u, v = along / np.sqrt(stretch), across * np.sqrt(stretch)
             rho = np.hypot(u, v) / (radius * (1 + wobble * np.cos(3 * np.arctan2(v, u) + phase)))
-            inside = np.clip(
-                0.5 + (1 - rho) * radius / 0.6, 0, 1
-            )  # edge soft over 0.6 um, as optics leave it
+            inside = np.clip(0.5 + (1 - rho) * radius / 0.6, 0, 1)  # edge soft over 0.6 um, as optics leave it
             grain = 1 + 0.2 * rng.standard_normal(rho.shape)
             body = (0.70 + 0.30 * np.clip(rho, 0, 1) ** 4) * grain
             for spot_x, spot_y in spots:
