@@ -53,7 +53,10 @@ GEOJSON = """{"type": "FeatureCollection", "features": [{"type": "Feature", "geo
 {"objectType": "annotation", "classification": {"name": "Tumor", "color": [200, 0, 0]}}}, {"type": "Feature",
 "geometry": {"type": "MultiPolygon", "coordinates": [[[[0, 0], [9, 0], [9, 9], [0, 0]]]]}, "properties": {}}]}"""
 NCRF = '{"positive": [{"name": "a", "vertices": [[10, 10], [90, 12], [50, 80]]}], "negative": []}'
-MANIFEST = "slide_id,path,mpp,label,patient_id,split\n007,a.svs,0.5,tumour,p1,train\nNA,b.tif,,normal,p2,test\n\u00e9,c.svs,0.25,,,"
+MANIFEST = """slide_id,path,mpp,label,patient_id,split
+007,a.svs,0.5,tumour,p1,train
+NA,b.tif,,normal,p2,test
+é,c.svs,0.25,,,"""
 TABLE = 'image,label,age,patient,fold\na.png,1,58,p1,train\nb.png,0,058Y,"p,2",val\nc.png,1,006M,p3,test\n'
 CONFIG = "tiles:\n  mpp: 0.5\n  tile_px: 256\n  store: jpeg\nmaps:\n  threshold: 0.5\nrun:\n  scheduler: threads\n"
 TRAINING = "data:\n  dataset: pcam\n  px: 96\nmodel:\n  arch: densenet_small\nstop:\n  epochs: 3\nloss:\n  gamma: 2\n"
