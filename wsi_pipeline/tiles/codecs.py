@@ -5,45 +5,35 @@ under `jpegs`, since Zarr v3 has no codec of that name: stock zarr opens the sto
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import imagecodecs
 import numpy as np
 import simplejpeg
+from numcodecs.zstd import Zstd  # imagecodecs takes negative levels as its default
 
 from wsi_pipeline.slide.jpeg import encode
-from wsi_pipeline.tiles.room import Room
 
 Codec = Literal["zstd", "jpeg"]
 
-ZSTD_LEVEL = 1  # higher levels gain 1 % on H&E at half the speed
+# Of a real H&E slide level 1 keeps 0.80 in 418 us a tile, -8 0.83 in 134 us, and is read back in 61 us, not 204.
+ZSTD_LEVEL = -8
 WHITE = 255
 
 _H_AND_E_AS_JPEG = 1 / 3  # of the raw pixels; at quality 90 it takes a sixth, at 95 a quarter
 
-_ROOM = Room()
+_ZSTD = Zstd(level=ZSTD_LEVEL)
 _ONE_ITEM = (1).to_bytes(4, "little")  # Zarr's vlen-bytes: number of items, then each with its length before it
 
 
-def encode_zstd(tiles: np.ndarray) -> list[memoryview]:
-    """(n, tile_px, tile_px, 3) uint8 -> a chunk a tile, in memory that this thread's next call uses again."""
-    zstd: Any = imagecodecs.zstd_encode  # its annotations know of no array
-    room = _ROOM.of(sum(_zstd_bound(tile.nbytes) for tile in tiles))
-    chunks, at = [], 0
-    for tile in tiles:
-        chunks.append(zstd(np.ascontiguousarray(tile), ZSTD_LEVEL, out=room[at:]))
-        at += len(chunks[-1])
-    return chunks
+def encode_zstd(tiles: np.ndarray) -> list[bytes]:
+    """(n, tile_px, tile_px, 3) uint8 -> a chunk a tile."""
+    return [bytes(_ZSTD.encode(np.ascontiguousarray(tile))) for tile in tiles]
 
 
 def encode_flags(flags: np.ndarray, slots: int) -> bytes:
     """(n,) bool -> one chunk of `slots`, False where there is no tile."""
-    return bytes(imagecodecs.zstd_encode(flags.tobytes().ljust(slots, b"\0"), ZSTD_LEVEL))
-
-
-def _zstd_bound(size: int) -> int:
-    """The most bytes that so many can become, as ZSTD_COMPRESSBOUND has it, and some."""
-    return size + (size >> 8) + 2**10
+    return bytes(_ZSTD.encode(flags.tobytes().ljust(slots, b"\0")))
 
 
 def decode_zstd(chunks: Sequence[bytes], tile_px: int) -> np.ndarray:
