@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit, softmax
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.calibrate import correct_prior, fit_temperature, probabilities
+from wsi_pipeline.learn.calibrate import fit_temperature
 from wsi_pipeline.learn.metrics import auroc, expected_calibration_error
+from wsi_pipeline.learn.probabilities import correct_prior, probabilities
 
 
 def test_a_half_becomes_the_prevalence() -> None:
@@ -43,6 +45,12 @@ def test_exclusive_probabilities_add_up_to_one_at_the_prior() -> None:
     np.testing.assert_allclose(found, [[0.2, 0.3, 0.5]], atol=1e-7)
     two = probabilities(np.log([[1.0, 3.0]]), exclusive=True)
     np.testing.assert_allclose(two, [[0.25, 0.75]], atol=1e-7)
+
+
+def test_the_formulas_are_those_of_scipy_far_out_too() -> None:
+    z = np.random.default_rng(0).normal(scale=300.0, size=(500, 4))
+    np.testing.assert_allclose(probabilities(z, exclusive=False), expit(z), rtol=1e-6)
+    np.testing.assert_allclose(probabilities(z, exclusive=True), softmax(z, axis=1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("exclusive", [False, True])

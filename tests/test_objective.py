@@ -6,9 +6,9 @@ import torch
 from bright_images import bright_images, with_labels
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.calibrate import probabilities
 from wsi_pipeline.learn.losses import class_weights, weighted_bce
 from wsi_pipeline.learn.objective import draw_weights, make_objective
+from wsi_pipeline.learn.probabilities import probabilities
 from wsi_pipeline.learn.settings import LossKnobs
 
 NAN = np.nan

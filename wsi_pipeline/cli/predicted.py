@@ -11,13 +11,13 @@ import pandas as pd
 
 from wsi_pipeline.cli.judged import Judged
 from wsi_pipeline.errors import ConfigError, ModelError
-from wsi_pipeline.learn.calibrate import probabilities
 from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint
 from wsi_pipeline.learn.datasets import open_dataset
 from wsi_pipeline.learn.folder import SETTINGS, SPLIT
 from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.learn.parts import PARTS
 from wsi_pipeline.learn.predict import calibrated, predict_logits
+from wsi_pipeline.learn.probabilities import probabilities
 from wsi_pipeline.learn.settings import load_settings
 from wsi_pipeline.learn.tables import Answers
 from wsi_pipeline.scores.engines import pick_device

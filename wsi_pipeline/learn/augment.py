@@ -17,8 +17,9 @@ from torch.nn.functional import affine_grid, grid_sample
 from torchvision.transforms import v2
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.card import Kind
 from wsi_pipeline.learn.images import Fit, fit_square
-from wsi_pipeline.learn.labels import Kind, LabelledImages
+from wsi_pipeline.learn.labels import LabelledImages
 
 Fill = Sequence[float] | None
 

@@ -1,42 +1,12 @@
-"""From logits to probabilities that mean something: training's weights undone, then a temperature."""
+"""The temperature: by what logits are to be divided, that their probabilities mean what they say."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit, softmax
 
 from wsi_pipeline.errors import ConfigError
 
 _FAR = 1e5  # logits beyond (half precision overflows to infinity) count as this far
-
-
-def correct_prior(p: ArrayLike, prevalence: ArrayLike) -> np.ndarray:
-    """Probabilities of a network trained with both classes costing the same, at the true prevalence.
-
-    q = p pi / (p pi + (1 - p)(1 - pi)): p (..., C) in 0-1, pi (C,) or a scalar in (0, 1), the share of
-    positives in training. Rank is kept. Raises ConfigError on a prevalence outside (0, 1).
-    """
-    pi = np.asarray(prevalence, dtype=np.float64)
-    if not np.all((pi > 0) & (pi < 1)):
-        raise ConfigError(f"prevalence: got {pi.tolist()}; give shares above 0 and below 1")
-    present, absent = np.asarray(p) * pi, (1 - np.asarray(p)) * (1 - pi)
-    return present / (present + absent)
-
-
-def probabilities(
-    logits: np.ndarray, *, exclusive: bool, prior: tuple[float, ...] | None = None, temperature: float = 1.0
-) -> np.ndarray:
-    """Calibrated probabilities (N, C) float32 of logits (N, C); NaN stays NaN.
-
-    First the prior: with it, the logit moves by logit(pi), which is `correct_prior` in logit space (for
-    exclusive classes by log(pi): the same for a loss weighted by inverse frequency). Then the
-    temperature: sigmoid, or softmax when `exclusive`, of the moved logit / temperature.
-    """
-    z = np.asarray(logits, dtype=np.float64)
-    if prior is not None:
-        z = z + (np.log(prior) if exclusive else logit(prior))
-    z = z / temperature
-    return (softmax(z, axis=1) if exclusive else expit(z)).astype(np.float32)
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, exclusive: bool = False) -> float:

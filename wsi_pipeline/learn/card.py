@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.learn.architectures import MIN_INPUT_PX
-from wsi_pipeline.learn.labels import Kind
 
 RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis."
+Kind = Literal["histology", "chest_xray", "retina", "skin", "plain"]  # of images
 Fit = Literal["pad", "crop", "circle"]  # how an image is brought to a square
 _Share = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0)]

@@ -21,8 +21,7 @@ from safetensors.numpy import save as safetensors_bytes
 from wsi_pipeline.disk import refusal
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.learn.architectures import tensor_shapes
-from wsi_pipeline.learn.card import RESEARCH_USE, Card, Fit, parse_card
-from wsi_pipeline.learn.labels import Kind
+from wsi_pipeline.learn.card import RESEARCH_USE, Card, Fit, Kind, parse_card
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _MAX_CARD = 2**26  # bytes; of a card inside the weights safetensors allows 100 MB

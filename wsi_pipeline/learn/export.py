@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torchvision.models import DenseNet
 
 from wsi_pipeline.errors import ModelError
-from wsi_pipeline.learn.calibrate import probabilities
 from wsi_pipeline.learn.card import RESEARCH_USE
 from wsi_pipeline.learn.checkpoint import Checkpoint, card_text, load_checkpoint, weights_bytes
 from wsi_pipeline.learn.models import build_model
+from wsi_pipeline.learn.probabilities import probabilities
 
 TOLERANCE = 1e-4  # of a probability, and of a logit (by its size where that is above 1)
 _BATCHES = (1, 2, 5)  # sizes tried; the network is traced with another one

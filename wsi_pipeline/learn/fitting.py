@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsi_pipeline.learn.calibrate import fit_temperature, probabilities
+from wsi_pipeline.learn.calibrate import fit_temperature
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.learn.metrics import auroc, balanced_accuracy, expected_calibration_error, grade_of, quadratic_kappa
 from wsi_pipeline.learn.objective import Objective
+from wsi_pipeline.learn.probabilities import probabilities
 from wsi_pipeline.learn.settings import CalibrationKnobs
 from wsi_pipeline.learn.thresholds import choose_thresholds
 

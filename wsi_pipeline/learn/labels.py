@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from wsi_pipeline.errors import ConfigError
-
-Kind = Literal["histology", "chest_xray", "retina", "skin", "plain"]
+from wsi_pipeline.learn.card import Kind
 
 
 @dataclass(frozen=True, eq=False)

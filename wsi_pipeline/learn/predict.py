@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from wsi_pipeline.errors import ConfigError, ModelError, SlideError
-from wsi_pipeline.learn.calibrate import probabilities
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.images import fit_square
 from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.learn.models import build_model
+from wsi_pipeline.learn.probabilities import probabilities
 
 BATCH = {"cpu": 16, "cuda": 64}  # on a CPU larger ones only fault in fresh memory
 _AHEAD = 3  # batches being read while the network computes

@@ -19,11 +19,11 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn import folder, ranks
 from wsi_pipeline.learn.augment import augmentation, contact_sheet
 from wsi_pipeline.learn.batches import Batch, Batches, in_order, order_of
-from wsi_pipeline.learn.card import RESEARCH_USE
+from wsi_pipeline.learn.card import RESEARCH_USE, Kind
 from wsi_pipeline.learn.checkpoint import Checkpoint, save_checkpoint
 from wsi_pipeline.learn.fitting import calibrated, judge
 from wsi_pipeline.learn.history import History
-from wsi_pipeline.learn.labels import Kind, LabelledImages
+from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.learn.network import follow, set_rate
 from wsi_pipeline.learn.objective import draw_weights
 from wsi_pipeline.learn.parts import write_split

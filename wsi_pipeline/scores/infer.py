@@ -12,8 +12,8 @@ import numpy as np
 
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.learn.architectures import MIN_INPUT_PX
-from wsi_pipeline.learn.calibrate import probabilities
 from wsi_pipeline.learn.checkpoint import Checkpoint
+from wsi_pipeline.learn.probabilities import probabilities
 from wsi_pipeline.scores.adaptive import Adaptive, lattice_step, score_where_open
 from wsi_pipeline.scores.dense import CELL_PX, lay_windows, window_logits
 from wsi_pipeline.scores.engines import EngineName, open_engine
