@@ -1,6 +1,7 @@
 """Pictures of a slide: its thumbnail with the probability map and lesions, or with the tissue's edge."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import isnan
 from pathlib import Path
 
@@ -35,6 +36,7 @@ TISSUE_COLOUR = "#0057b7"
 HATCH_OPACITY = 0.75
 VEIL_GREY, VEIL_OPACITY = 0x8C, 0.45
 NUMBERED_LESIONS = 20
+_STRIP_PX = 64
 
 
 def draw_overlay(
@@ -84,15 +86,25 @@ def blend(base: np.ndarray, tissue: TissueMask, extent: ExtentMap, view: View) -
     Each pixel takes the cell under its centre, unsmoothed. Tissue that could not be read is hatched, tissue
     under no tile (too little for one, or a strip at the edge) is veiled in grey.
     """
-    on_tissue = _under(tissue.mask, view, tissue.cell_l0, outside=False)
-    probability = _under(extent.probability, view, extent.cell_l0, origin_l0=extent.origin_l0, outside=np.nan)
-    share = _under(extent.tissue, view, extent.cell_l0, origin_l0=extent.origin_l0, outside=0.0)
+    strips = [_blend(base[rows], tissue, extent, view, rows) for rows in _strips(view.size_px[1])]
+    return np.concatenate(strips)
+
+
+def _strips(height: int) -> list[slice]:
+    """Rows in parts: the colours of a whole page at once, in float64, took 0.3 GB."""
+    return [slice(top, min(top + _STRIP_PX, height)) for top in range(0, height, _STRIP_PX)]
+
+
+def _blend(base: np.ndarray, tissue: TissueMask, extent: ExtentMap, view: View, rows: slice) -> np.ndarray:
+    on_tissue = _under(tissue.mask, view, tissue.cell_l0, outside=False, rows=rows)
+    under = partial(_under, view=view, cell_l0=extent.cell_l0, origin_l0=extent.origin_l0, rows=rows)
+    probability = under(extent.probability, outside=np.nan)
     colour = ramp_rgba(probability)
-    unscored = np.isnan(probability) & (share > 0)
+    unscored = np.isnan(probability) & (under(extent.tissue, outside=0.0) > 0)
     colour[unscored, :3] = VEIL_GREY
     colour[unscored, 3] = VEIL_OPACITY
-    unread = _under(extent.unread, view, extent.cell_l0, origin_l0=extent.origin_l0, outside=False)
-    colour[unread, :3] = hatch(view.size_px)[unread, None]
+    unread = under(extent.unread, outside=False)
+    colour[unread, :3] = hatch(view.size_px)[rows][unread, None]
     colour[unread, 3] = HATCH_OPACITY
     opacity = np.where(on_tissue, colour[..., 3], 0.0)[..., None]
     return np.rint(base * (1 - opacity) + colour[..., :3] * opacity).astype(np.uint8)
@@ -113,15 +125,16 @@ def _under(
     *,
     outside: float,
     origin_l0: tuple[float, float] = (0.0, 0.0),
+    rows: slice = slice(None),
 ) -> np.ndarray:
-    """The value of a cell raster under every picture pixel: (height, width)."""
-    pixel, (rows, cols) = view.pixel_l0, cells.shape
+    """The value of a cell raster under every pixel of these rows of the picture: (height, width)."""
+    pixel, (down_cells, across_cells) = view.pixel_l0, cells.shape
     across = pixel_centres_l0(view.size_px[0], pixel[0], origin_l0=view.box_l0[0])
     down = pixel_centres_l0(view.size_px[1], pixel[1], origin_l0=view.box_l0[1])
     return sample(
         cells,
-        cell_under(down, cell_l0[1], origin_l0=origin_l0[1], cells=rows),
-        cell_under(across, cell_l0[0], origin_l0=origin_l0[0], cells=cols),
+        cell_under(down[rows], cell_l0[1], origin_l0=origin_l0[1], cells=down_cells),
+        cell_under(across, cell_l0[0], origin_l0=origin_l0[0], cells=across_cells),
         outside=outside,
     )
 

@@ -13,7 +13,9 @@ from textwrap import wrap
 
 import numpy as np
 import shapely
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -104,15 +106,29 @@ def lay_sheet(pixels: np.ndarray, view: View, *, title: str, colour_bar: bool) -
     figure = Figure(figsize=(page[0] / DPI, page[1] / DPI), dpi=DPI, facecolor="white")
     bottom = page[1] - TOP - height
     axes = figure.add_axes((left / page[0], bottom / page[1], width / page[0], height / page[1]))
-    axes.imshow(pixels, extent=(0, width, height, 0), aspect="auto", interpolation="none")
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
+    figure.add_artist(_Pixels(pixels, left, bottom))
     sheet = Sheet(FigureCanvasAgg(figure), axes, view, (left, TOP, width, height))
     frame = Rectangle((left - 0.5, bottom - 0.5), width + 1, height + 1, transform=None, fill=False)
     frame.set(edgecolor=FRAME, snap=False, linewidth=72 / DPI)  # one pixel, just outside of the picture's own
     figure.add_artist(frame)
     write_text(sheet, LEFT, 24, _fit_title(sheet, title), size=12, weight="bold")
     return sheet
+
+
+class _Pixels(Artist):
+    """(height, width, 3) uint8 pixels as they are, below all else; imshow takes a quarter of a gigabyte on its way."""
+
+    def __init__(self, pixels: np.ndarray, left: int, bottom: int) -> None:
+        super().__init__()
+        self.set_zorder(-1)
+        self._pixels, self._corner = pixels, (left, bottom)
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Called by the canvas."""
+        opaque = np.dstack([self._pixels, np.full(self._pixels.shape[:2], 255, np.uint8)])
+        renderer.draw_image(renderer.new_gc(), *self._corner, opaque[::-1])
 
 
 def write_text(
