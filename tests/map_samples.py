@@ -6,8 +6,8 @@ from math import nan
 import numpy as np
 
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.extent import ExtentMap
+from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.slide.reader import Slide
 from wsi_pipeline.slide.tissue import TissueMask
 

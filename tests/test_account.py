@@ -22,7 +22,7 @@ def test_the_workers_seconds_are_their_number_times_their_time() -> None:
     spent = Account()
     for _ in range(2):
         spent("tiles_done", {"reading_s": 2.0, "store_s": 1.0})
-    tasks = {"_open": 0.5, "lay_tiles": 3.0, "map_slide": 2.5, "cut_shard": 6.0}
+    tasks = {"_open": 0.5, "lay_tiles": 3.0, "draw_maps": 2.5, "cut_shard": 6.0}
     spent("workers_done", {"workers": 2, "scorers": 1, "seconds": 10.0, "spent": tasks})
     assert spent.seconds()["workers"] == {"reading": 4.5, "tissue": 3, "store": 2, "maps": 2.5, "idle": 8}
     assert spent.lines() == [

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from map_samples import a_slide, an_extent
 
-from wsi_pipeline.maps.aggregate import summarise, without_result
+from wsi_pipeline.maps.aggregate import summarise
 from wsi_pipeline.maps.lesions import find_lesions
+from wsi_pipeline.maps.result import without_result
 from wsi_pipeline.scores.store import Scores
 
 

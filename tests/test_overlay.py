@@ -12,7 +12,8 @@ from PIL import Image
 
 from wsi_pipeline.maps.lesions import Lesion
 from wsi_pipeline.maps.overlay import blend, draw_overlay, draw_tissue
-from wsi_pipeline.maps.sheet import PAGE_PX, PICTURE_KEY, fit_view, resize_thumbnail
+from wsi_pipeline.maps.sheet import PAGE_PX, fit_view, resize_thumbnail
+from wsi_pipeline.maps.wording import PICTURE_KEY
 
 ONES = np.ones((8, 8))
 

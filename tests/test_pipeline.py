@@ -17,7 +17,7 @@ import zarr
 
 from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ConfigError, StoreError
-from wsi_pipeline.maps.aggregate import SlideResult
+from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.folder import RunFolder, open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores

@@ -12,7 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from small_slide import a_slide, a_store
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.maps.aggregate import without_result
+from wsi_pipeline.maps.result import without_result
 from wsi_pipeline.pipeline.claim_files import BucketFiles
 from wsi_pipeline.pipeline.claims import open_claims
 from wsi_pipeline.pipeline.remote_folder import RemoteFolder, account_of, open_run

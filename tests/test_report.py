@@ -9,9 +9,9 @@ import pytest
 from map_samples import a_result, a_slide, a_tissue, an_extent
 from PIL import Image
 
-from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.overlay import draw_overlay
 from wsi_pipeline.maps.report import write_report
+from wsi_pipeline.maps.result import SlideResult
 
 VOID = {"meta", "img", "input", "br", "link"}
 RUN = {"name": "cohort", "model": "demo (3f9a)", "model_note": "knows only synthetic tissue", "config_hash": "c0ffee"}

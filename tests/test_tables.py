@@ -17,10 +17,11 @@ from map_samples import a_result, a_slide, an_extent
 from rasterio.crs import CRS
 from test_annotations import a_grid, a_score
 
-from wsi_pipeline.maps.aggregate import SlideResult, without_result
 from wsi_pipeline.maps.frame import frame_wkt
+from wsi_pipeline.maps.geopackage import write_geopackage
 from wsi_pipeline.maps.lesions import find_lesions
-from wsi_pipeline.maps.tables import write_failures, write_geopackage, write_slides_table, write_tiles_parquet
+from wsi_pipeline.maps.result import SlideResult, without_result
+from wsi_pipeline.maps.tables import write_failures, write_slides_table, write_tiles_parquet
 
 IDS = ["007", "NA", "null", "nan", 'a,"b', "two\nlines", "ü 🙂"]
 SQUARES = shapely.MultiPolygon([shapely.box(0, 0, 64, 32), shapely.box(0, 40, 8, 48)])

@@ -23,7 +23,7 @@ from wsi_pipeline.cli.job import work
 from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ModelError, StoreError
 from wsi_pipeline.learn.checkpoint import load_checkpoint
-from wsi_pipeline.maps.tables import write_geopackage
+from wsi_pipeline.maps.geopackage import write_geopackage
 from wsi_pipeline.pipeline.claims import open_claims
 from wsi_pipeline.pipeline.folder import open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort

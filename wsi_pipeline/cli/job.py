@@ -14,9 +14,7 @@ from wsi_pipeline import __version__
 from wsi_pipeline.cli.group import EXIT_FATAL, EXIT_SOME_FAILED
 from wsi_pipeline.cli.progress import Shown
 from wsi_pipeline.config import Config, config_hash
-from wsi_pipeline.maps.aggregate import SlideResult
-from wsi_pipeline.maps.report import write_report
-from wsi_pipeline.maps.tables import FAILED, write_failures, write_slides_table
+from wsi_pipeline.maps.result import FAILED, SlideResult
 from wsi_pipeline.pipeline.account import Account
 from wsi_pipeline.pipeline.folder import MARK, RunFolder, now
 from wsi_pipeline.pipeline.heard import heard
@@ -103,6 +101,9 @@ def _account(entries: Sequence[SlideEntry], config: Config, model: dict[str, Any
 
 
 def _close(folder: RunFolder, results: Sequence[SlideResult], account: dict[str, Any]) -> None:
+    from wsi_pipeline.maps.report import write_report  # of use at the end alone
+    from wsi_pipeline.maps.tables import write_failures, write_slides_table
+
     rows = sorted(results, key=lambda result: result.slide_id)
     write_slides_table(rows, folder.root)
     write_failures(rows, folder.root)

@@ -15,11 +15,10 @@ from urllib.parse import quote
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.atomic import replace_file
 from wsi_pipeline.maps.palette import PROBABILITIES, ramp_rgba
-from wsi_pipeline.maps.sheet import PICTURE_KEY
-from wsi_pipeline.maps.wording import DASH, say_area, say_length, say_share, say_span, say_time
+from wsi_pipeline.maps.result import SlideResult
+from wsi_pipeline.maps.wording import DASH, PICTURE_KEY, say_area, say_length, say_share, say_span, say_time
 
 THUMBNAIL_PX = 320
 SMALLEST_PX = 120

@@ -26,6 +26,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from wsi_pipeline.maps.palette import ramp_rgba
+from wsi_pipeline.maps.wording import PICTURE_KEY
 from wsi_pipeline.slide.reader import Slide
 
 DPI = 100
@@ -38,7 +39,6 @@ LEFT, TOP, BOTTOM, RIGHT, BAR_WIDTH = 28, 62, 110, 28, 96
 INK, SOFT_INK, HALO = "#1b1f24", "#57606a", "#ffffff"
 FRAME = "#c9ced6"
 HATCH_GREYS = (118, 205)
-PICTURE_KEY = "picture-box"  # PNG text: "left top width height", so that a report can cut the picture out
 NOTICE = "Research use only. Not for diagnosis."
 
 

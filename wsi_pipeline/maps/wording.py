@@ -4,6 +4,7 @@ from math import isnan, log10
 
 DASH = "–"
 JOIN = "\N{NO-BREAK SPACE}"
+PICTURE_KEY = "picture-box"  # PNG text: "left top width height", so that a report can cut the picture out
 
 
 def say_number(value: float) -> str:

@@ -33,7 +33,7 @@ class Account:
             self._count(facts)
         elif name == "workers_done":
             self._workers, self._scorers, self._wall_s = facts["workers"], facts["scorers"], facts["seconds"]
-            for what, task in {"reading": "_open", "tissue": "lay_tiles", "maps": "map_slide"}.items():
+            for what, task in {"reading": "_open", "tissue": "lay_tiles", "maps": "draw_maps"}.items():
                 self._spent[what] += facts["spent"].get(task, 0.0)
 
     def _count(self, facts: dict[str, Any]) -> None:

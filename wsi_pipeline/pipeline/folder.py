@@ -21,8 +21,8 @@ from typing import Any
 from wsi_pipeline import __version__
 from wsi_pipeline.disk import writing
 from wsi_pipeline.errors import ConfigError, StoreError
-from wsi_pipeline.maps.aggregate import SlideResult
 from wsi_pipeline.maps.atomic import replace_file
+from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.claim_files import ClaimFiles
 from wsi_pipeline.slide.cache import without_cache
 from wsi_pipeline.slide.urls import is_url

@@ -1,43 +1,23 @@
-"""The scores of a slide -> its maps, areas and tables in the run folder; a worker's task, without torch."""
+"""The scores of a slide -> its maps, areas and tables in the run folder, without torch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_pipeline import __version__
-from wsi_pipeline.config import Config, config_hash
-from wsi_pipeline.maps.aggregate import SlideResult, summarise
+from wsi_pipeline.maps.aggregate import summarise
 from wsi_pipeline.maps.annotations import cancer_name, write_annotations, write_tiles, write_tissue
 from wsi_pipeline.maps.asap import write_asap
 from wsi_pipeline.maps.extent import ExtentMap, ExtentSettings, map_extent
+from wsi_pipeline.maps.geopackage import write_geopackage
 from wsi_pipeline.maps.heatmap import write_heatmap, write_style
 from wsi_pipeline.maps.lesions import Lesion, find_lesions
 from wsi_pipeline.maps.overlay import draw_overlay, draw_tissue
-from wsi_pipeline.maps.tables import write_geopackage, write_tiles_parquet
+from wsi_pipeline.maps.result import SlideResult
+from wsi_pipeline.maps.tables import write_tiles_parquet
+from wsi_pipeline.pipeline.outputs import MappingSettings
 from wsi_pipeline.scores.store import Scores, read_scores
 from wsi_pipeline.slide.tissue import TissueMask, tissue_polygons
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store import TileStore, open_store
-
-ENDINGS = {
-    "heatmap": ("likelihood_map.tif", "likelihood_map.qml"),
-    "overlay": ("overlay.png", "tissue.png"),
-    "geojson": ("lesions.geojson", "tissue.geojson"),
-    "asap": ("lesions.xml",),
-    "tiles_geojson": ("tiles.geojson.gz",),
-    "geopackage": ("extent.gpkg",),
-    "parquet": ("tiles.parquet",),
-}
-
-
-@dataclass(frozen=True)
-class MappingSettings:
-    """What the worker that draws the maps must know, as plain values."""
-
-    extent: ExtentSettings
-    outputs: frozenset[str]
-    full_frame: bool
-    tags: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -57,21 +37,6 @@ class _Mapped:
         return self.scores.grid_over(self.store.grid)
 
 
-def mapping_settings(config: Config, model: str) -> MappingSettings:
-    """The plain values of a configuration that mapping needs; `model` is the checkpoint's id."""
-    return MappingSettings(
-        extent=ExtentSettings(**config.maps.model_dump()),
-        outputs=frozenset(name for name in ENDINGS if getattr(config.outputs, name)),
-        full_frame=config.outputs.full_frame,
-        tags={"model": model, "config_hash": config_hash(config), "package_version": __version__},
-    )
-
-
-def map_files(maps: Path, slide_id: str, outputs: frozenset[str]) -> list[Path]:
-    """The files that a slide's map stage leaves behind."""
-    return [maps / f"{slide_id}_{ending}" for name in sorted(outputs) for ending in ENDINGS[name]]
-
-
 def map_slide(store_path: str, maps: str, model: str, key: str, settings: MappingSettings) -> SlideResult:
     """Draw the extent of one scored slide, write every output that is switched on, sum the slide up.
 
@@ -80,7 +45,7 @@ def map_slide(store_path: str, maps: str, model: str, key: str, settings: Mappin
     store = open_store(store_path)
     scores = read_scores(store_path, model, key=key)
     tissue = store.mask()
-    extent = map_extent(scores.grid_over(store.grid), tissue, scores, settings.extent)
+    extent = map_extent(scores.grid_over(store.grid), tissue, scores, ExtentSettings(**settings.extent))
     mapped = _Mapped(store, scores, tissue, extent, find_lesions(extent), settings)
     for name in sorted(settings.outputs):
         _WRITERS[name](mapped, Path(maps) / store.grid.slide.id)

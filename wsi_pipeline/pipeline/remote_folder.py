@@ -21,10 +21,10 @@ from wsi_pipeline import __version__
 from wsi_pipeline.config import digest
 from wsi_pipeline.disk import writing
 from wsi_pipeline.errors import ConfigError, StoreError
-from wsi_pipeline.maps.aggregate import SlideResult
+from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.claim_files import BucketFiles
 from wsi_pipeline.pipeline.folder import FILES, FOLDERS, MARK, PICTURES, RunFolder, open_run_folder, refuse_others
-from wsi_pipeline.pipeline.map import ENDINGS, map_files
+from wsi_pipeline.pipeline.outputs import ENDINGS, map_files
 from wsi_pipeline.slide.cache import cache_folder
 from wsi_pipeline.slide.locks import Lock, try_lock
 from wsi_pipeline.slide.urls import broken, is_url, plain, reaching, remote, told

@@ -20,10 +20,10 @@ from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import Config, mapping_key, scoring_key, tiling_key
 from wsi_pipeline.errors import ClusterError, ScaleError, SlideError, StalledError, WsiError
 from wsi_pipeline.gpus import Gpus
-from wsi_pipeline.maps.aggregate import SlideResult, without_result
+from wsi_pipeline.maps.result import FAILED, SlideResult, without_result
 from wsi_pipeline.pipeline.claims import Claims, open_claims
 from wsi_pipeline.pipeline.folder import RunFolder
-from wsi_pipeline.pipeline.map import map_files, map_slide, mapping_settings
+from wsi_pipeline.pipeline.outputs import draw_maps, map_files, mapping_settings
 from wsi_pipeline.pipeline.seen import recall, remember, source_of
 from wsi_pipeline.pipeline.settings import tiling_settings
 from wsi_pipeline.pipeline.tile import fill_store, lay_tiles
@@ -34,7 +34,6 @@ from wsi_pipeline.slide.reader import Slide, open_slide
 from wsi_pipeline.slurm import SlurmSettings
 from wsi_pipeline.tiles.codecs import store_bytes
 
-FAILED = ("no_mpp", "unreadable", "failed")
 _POLL_S = 2.0  # between looks at slides that other jobs are working on
 Stage = Literal["tile", "score", "map"]
 Listen = Callable[[str, dict[str, Any]], None]
@@ -276,7 +275,7 @@ def _map(run: Run, work: Work) -> None:
     assert run.classifier is not None
     settings = mapping_settings(run.config, run.classifier.id)
     store, maps = str(run.folder.store(work.entry.slide_id)), str(run.folder.maps)
-    result = run.cluster.submit(map_slide, store, maps, run.classifier.id, work.scores_key, settings).result()
+    result = run.cluster.submit(draw_maps, store, maps, run.classifier.id, work.scores_key, settings).result()
     if not run.claims.holds(work.entry.slide_id):  # this job slept for so long that another took the slide over
         work.elsewhere = True
         return
