@@ -1,5 +1,6 @@
 """Claims: one job alone has a slide, a dead owner blocks nobody, a living one is never robbed."""
 
+import json
 import multiprocessing
 import os
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.pipeline.claims import open_claims
+from wsi_pipeline.pipeline.claims import _this_process, open_claims
 
 QUICK = {"heartbeat_s": 0.05, "expiry_s": 0.6}
 
@@ -65,6 +66,16 @@ def die_with_a_claim(folder: Path) -> None:
     with open_claims(folder) as claims:
         claims.take("a")
         os._exit(1)
+
+
+def test_a_process_is_known_by_its_number_and_by_when_it_began_since_the_machine_did(tmp_path: Path) -> None:
+    mine = _this_process()
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - mine["ticks"] / os.sysconf("SC_CLK_TCK")
+    assert 0 <= age_s < 24 * 3600  # by a clock that nobody sets
+    (tmp_path / "a.1").write_text(json.dumps(mine))
+    (tmp_path / "b.1").write_text(json.dumps(mine | {"ticks": mine["ticks"] - 1}))  # the number is another's by now
+    with open_claims(tmp_path) as claims:
+        assert not claims.take("a") and claims.take("b")
 
 
 def take_all(folder: Path, names: list[str], start: float, out: "multiprocessing.Queue[tuple[str, list[str]]]") -> None:

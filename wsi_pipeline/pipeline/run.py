@@ -203,7 +203,7 @@ def _tile(run: Run, work: Work) -> None:
     if (failed := run.folder.failed_since(entry.slide_id, run.claims.began)) is not None:
         work.result = failed  # in another job, while this one ran: it would fail again
         return
-    run.tell("slide_started", slide_id=entry.slide_id)
+    run.tell("slide_started", slide_id=entry.slide_id, job=run.claims.job)
     work.source = source_of(entry, config.slide.mpp_default)
     work.slide = (
         recall(run.folder.seen(entry.slide_id), work.source)
