@@ -29,8 +29,8 @@ def test_a_call_that_does_not_answer_is_left_and_the_next_one_works() -> None:
     release = threading.Event()
     began = time.monotonic()
     with pytest.raises(StalledError, match=r"no answer for 0.2 s from wait: .* raise run.stall_s"):
-        answer_within(0.2, release.wait)
-    assert time.monotonic() - began < 1
+        answer_within(0.2, release.wait, 60)
+    assert time.monotonic() - began < 30  # of 60
     assert answer_within(5, abs, -3) == 3
     release.set()
 
@@ -38,12 +38,12 @@ def test_a_call_that_does_not_answer_is_left_and_the_next_one_works() -> None:
 def test_a_call_that_shows_that_it_gets_on_may_take_as_long_as_it_needs() -> None:
     def work() -> str:
         alive = life_sign()
-        for _ in range(8):
+        for _ in range(12):
             time.sleep(0.1)
             alive()
         return "done"
 
-    assert answer_within(0.5, work) == "done"  # it takes 0.8 s
+    assert answer_within(1, work) == "done"  # it takes 1.2 s
     life_sign()()  # in no call
 
 
@@ -59,7 +59,7 @@ def test_partners_end_with_the_thread_that_asked_or_once_they_are_free_again() -
     asking.start()
     asking.join()
     release.set()
-    for _ in range(50):
+    for _ in range(1000):
         if len(partners()) > before:
             time.sleep(0.05)
     assert len(partners()) == before
