@@ -1,6 +1,7 @@
 """Where the workers are: a scheduler's name -> a `Cluster`; threads, processes here, or a Dask cluster."""
 
 import logging
+import multiprocessing
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -24,8 +25,13 @@ _ENVIRONMENT = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS"
     "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20),  # give freed tiles back to the system, but not at every tile:
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),  # memory that is fresh each time makes compressing take twice as long
 }
+# One process loads the libraries, and each worker is a copy of it that shares their memory: with spawn every worker
+# loads them for itself, a second of its processor and 50 MiB, when it is started anew too.
+_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+_PRELOADED = ["distributed.nanny", "wsi_pipeline.pipeline.run"]
 _CONFIG = {
     "distributed.nanny.pre-spawn-environ": _ENVIRONMENT,
+    "distributed.worker.multiprocessing-method": _METHOD,
     "distributed.worker.profile.enabled": False,  # its call stacks of an hour are kept: 1 MiB more with each slide
     # A worker beyond its share of memory is ended; paused by Dask, it may wait for ever for memory to come back.
     "distributed.worker.memory.pause": False,
@@ -84,6 +90,7 @@ def _local_client(n_workers: int) -> Iterator[Client]:
     The first death of a worker blames its tasks (`allowed_failures=0`); `Cluster` gives them their second
     chance alone. Logs are silenced: whatever goes wrong arrives as an exception.
     """
+    multiprocessing.get_context(_METHOD).set_forkserver_preload(_PRELOADED)
     with (
         tempfile.TemporaryDirectory(prefix="wsi_pipeline-", ignore_cleanup_errors=True) as scratch,
         dask.config.set(_CONFIG | {"temporary-directory": scratch}),

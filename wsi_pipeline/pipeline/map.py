@@ -18,6 +18,7 @@ from wsi_pipeline.scores.store import Scores, read_scores
 from wsi_pipeline.slide.tissue import TissueMask, tissue_polygons
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store import TileStore, open_store
+from wsi_pipeline.tiles.tiler import let_go
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def map_slide(store_path: str, maps: str, model: str, key: str, settings: Mappin
     `model` and `key` name the scores. Raises StoreError where they are not there.
     """
     store = open_store(store_path)
+    let_go(store.grid.slide)
     scores = read_scores(store_path, model, key=key)
     tissue = store.mask()
     extent = map_extent(scores.grid_over(store.grid), tissue, scores, ExtentSettings(**settings.extent))

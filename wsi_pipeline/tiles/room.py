@@ -14,3 +14,7 @@ class Room(threading.local):
         if len(self._bytes) < size:
             self._bytes = bytearray(size)
         return memoryview(self._bytes)[:size]
+
+    def give_back(self) -> None:
+        """Leave this thread's memory to the system."""
+        self._bytes = bytearray()

@@ -14,6 +14,7 @@ import zarr
 
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.slide.reader import Slide, drop_reader
 from wsi_pipeline.tiles.pixels import read_jpegs, read_tiles
 from wsi_pipeline.tiles.room import Room
 from wsi_pipeline.tiles.store import TileStore, mark_complete, missing_shards, open_store, write_jpegs, write_shard
@@ -100,6 +101,12 @@ def cut_tiles(
     if store.status != "complete":
         mark_complete(store)
     return CutResult(store.n_tiles, unreadable, len(missing), perf_counter() - started, reading_s, store_s)
+
+
+def let_go(slide: Slide) -> None:
+    """Close what this thread kept open for the slide's next shard, and leave the memory of its tiles to the system."""
+    drop_reader(slide)
+    _TILES.give_back()
 
 
 def _opened(store_path: str) -> TileStore:
