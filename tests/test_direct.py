@@ -266,6 +266,19 @@ def test_each_tile_is_decoded_once_on_a_walk_over_the_slide(tmp_path: Path, step
         assert 20 <= pixels.decoded <= 21  # of 5 x 4; the very first one may be met alone
 
 
+def test_a_row_and_a_tile_are_memory_enough_to_decode_each_tile_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    across, down = 10, 4
+    slide = jpeg_tiff(tmp_path / "a.tif", sizes=((64 * across, 64 * down),))
+    monkeypatch.setattr("wsi_pipeline.slide.direct._KEPT_BYTES", (across + 2) * 64 * 64 * 3)
+    with DirectPixels(slide.path, jpeg_levels(slide)) as pixels:
+        for y in range(5, 64 * (down - 1), 64):
+            for x in range(5, 64 * (across - 1), 64):
+                pixels.read(x, y, 0, (64, 64))
+        assert pixels.decoded == across * down
+
+
 def test_what_is_kept_is_bounded_and_gives_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slide = jpeg_tiff(tmp_path / "a.tif", sizes=SIZES[:1])
     monkeypatch.setattr("wsi_pipeline.slide.direct._KEPT_BYTES", 3 * 64 * 64 * 3)

@@ -47,7 +47,7 @@ def head_of(data: bytes, tables: bytes | None, *, ycbcr: bool, shape: tuple[int,
         at = after
 
 
-def decode_into(jpeg: bytes, out: np.ndarray, reduction: int = 1) -> None:
+def decode_into(jpeg: bytes | memoryview, out: np.ndarray, reduction: int = 1) -> None:
     """Decode a JPEG into `out` (rows, columns, 3) uint8 RGB, contiguous and of just its size / `reduction`.
 
     Reduced by 2, 4 or 8, only the low frequencies of each 8 x 8 block are transformed back, which is why that is

@@ -129,7 +129,7 @@ class SlideReader:
         reduction = self._reduction_for(level, min(zoom))
         by = self.slide.level_downsamples[level] * reduction
         read = partial(self._read_reduced, level, reduction)
-        if all(abs(ratio / by - 1) <= SAME_SCALE for ratio in zoom):
+        if max(abs(zoom[0] / by - 1), abs(zoom[1] / by - 1)) <= SAME_SCALE:
             return read(round(x / by), round(y / by), size_px, out=out)
         return reduce_box(read, (x / by, y / by, width / by, height / by), size_px)
 

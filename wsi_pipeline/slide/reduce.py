@@ -1,7 +1,8 @@
 """Pixels of a level -> fewer of them, antialiased, in pieces of bounded memory."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ Read = Callable[[int, int, tuple[int, int]], np.ndarray]
 Box = tuple[float, float, float, float]
 
 
-def coarsest_below(downsamples: Sequence[float], zoom: float) -> int | None:
+@lru_cache(maxsize=64)
+def coarsest_below(downsamples: tuple[float, ...], zoom: float) -> int | None:
     """The coarsest level of at most `zoom` level-0 px a pixel; None where all are coarser."""
     finer = [level for level, by in enumerate(downsamples) if by <= zoom]
     return max(finer, key=lambda level: downsamples[level]) if finer else None
