@@ -1,22 +1,54 @@
-"""`export`: a checkpoint as a file for other software."""
+"""`export`: a checkpoint as a file for other software, or as one that scores in int8."""
+
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from wsi_pipeline.learn.checkpoint import Checkpoint
+
+_FORMATS = ["safetensors", "onnx", "torchscript", "qupath", "int8"]
+_OUT = "The file (.safetensors, .onnx, .pt); for qupath and int8 a folder."
 
 
 @click.command("export")
 @click.option("--checkpoint", required=True, help="A training folder, a checkpoint, or a model in the box.")
-@click.option("--format", "form", required=True, type=click.Choice(["safetensors", "onnx", "torchscript", "qupath"]))
-@click.option("--out", required=True, type=click.Path(), help="The file (.safetensors, .onnx, .pt); qupath: a folder.")
-def command(checkpoint: str, form: str, out: str) -> int:
+@click.option("--format", "form", required=True, type=click.Choice(_FORMATS))
+@click.option("--out", required=True, type=click.Path(), help=_OUT)
+@click.option("--tiles", type=click.Path(), help="int8: run folder or tile store on which its ranges are found.")
+@click.option("--images", type=click.IntRange(1, 4096), help="int8: tiles to take of these (256).")
+def command(checkpoint: str, form: str, out: str, tiles: str | None, images: int | None) -> int:
     """Write a checkpoint for other software, compared with the original before it is kept.
 
     ONNX and TorchScript take RGB in 0-1 and give calibrated logits. For qupath, add the folder to QuPath's
     WSInfer extension as a model of your own.
+
+    int8 writes a checkpoint of ours for scoring slides on a CPU: faster, and close to the original, not equal.
     """
+    from wsi_pipeline.errors import ConfigError
     from wsi_pipeline.learn.checkpoint import load_checkpoint
+
+    if (form == "int8") != (tiles is not None) or (images and not tiles):
+        raise ConfigError("--tiles goes with --format int8, which needs it, and --images with --tiles")
+    loaded = load_checkpoint(checkpoint)
+    if tiles is not None:
+        return _int8(loaded, tiles, images, out)
     from wsi_pipeline.learn.export import FORMATS
 
-    loaded = load_checkpoint(checkpoint)
     written = FORMATS[form](loaded, out)
     click.echo(f"model {loaded.id} written to {written}, answers as the original does. Research use only.")
+    return 0
+
+
+def _int8(loaded: "Checkpoint", tiles: str, images: int | None, out: str) -> int:
+    from wsi_pipeline.learn.checkpoint import save_checkpoint
+    from wsi_pipeline.scores.ranges import IMAGES, to_int8
+
+    made = save_checkpoint(to_int8(loaded, tiles, images=images or IMAGES), out)
+    told = made.about["int8"]
+    click.echo(
+        f"model {made.id} written to {out}, int8 of {loaded.id} by {told['tiles']} tiles of {told['slides']} slides; "
+        f"their probabilities moved by {told['moved_mean']:.2g} on average, by {told['moved_most']:.2g} at most. "
+        f"Research use only."
+    )
     return 0

@@ -50,6 +50,12 @@ def tensor_shapes(arch: str, classes: int, *, in_channels: int = 3) -> dict[str,
     return dict(_tensors(size, classes, in_channels))
 
 
+def kept_layers(arch: str) -> tuple[str, ...]:
+    """The layers whose output int8 scoring rounds to 8 bits: about the convolutions between the first and the mean."""
+    names = [name.rpartition(".")[0] for name in tensor_shapes(arch, 1) if name.endswith(".weight")]
+    return tuple(name for name in names if "transition" in name or ("block" in name and not name.endswith("conv1")))
+
+
 def _tensors(size: DenseNetSize, classes: int, in_channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "features.conv0.weight", (size.stem, in_channels, 7, 7)
     yield from _norm("features.norm0", size.stem)

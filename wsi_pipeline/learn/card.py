@@ -41,6 +41,7 @@ class Card(BaseModel):
     kind: Kind = "plain"
     fit: Fit = "pad"
     ordinal: bool = False
+    ranges: dict[str, tuple[float, float]] | None = None
     note: str = Field("", pattern=r"^[^\r\n]*$")
     about: dict[str, Any] = Field(default_factory=dict)
 
@@ -57,6 +58,8 @@ class Card(BaseModel):
             raise ValueError(f"{len(self.mean)} means, {len(self.std)} stds for {self.in_channels} channels")
         if self.exclusive and self.ordinal:
             raise ValueError("exclusive and ordinal: grades are learned as cumulative tasks, a sigmoid each")
+        if any(low > high for low, high in (self.ranges or {}).values()):
+            raise ValueError("ranges has one whose least value is above its most")
         for field in ("prior", "thresholds"):
             values = getattr(self, field)
             if values is not None and len(values) != len(names):

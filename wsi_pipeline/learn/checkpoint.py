@@ -20,7 +20,7 @@ from safetensors.numpy import save as safetensors_bytes
 
 from wsi_pipeline.disk import refusal
 from wsi_pipeline.errors import ModelError
-from wsi_pipeline.learn.architectures import tensor_shapes
+from wsi_pipeline.learn.architectures import kept_layers, tensor_shapes
 from wsi_pipeline.learn.card import RESEARCH_USE, Card, Fit, Kind, parse_card
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -53,6 +53,7 @@ class Checkpoint:
     kind: Kind = "plain"  # of the images
     fit: Fit = "pad"  # how an image is brought to a square
     ordinal: bool = False  # the classes are the cumulative tasks grade >= 1 ... grade >= C
+    ranges: dict[str, tuple[float, float]] | None = field(default=None, repr=False)  # of layers: scored in int8
     note: str = ""  # one line shown to the user
     about: dict[str, Any] = field(default_factory=dict, repr=False)  # how it was made; changes no output
     in_channels: int = 3
@@ -62,6 +63,7 @@ class Checkpoint:
         object.__setattr__(self, "state", _arrays(self.state))
         card = _card_of(self)
         _check_weights(card, self.state)
+        _check_ranges(card)
         object.__setattr__(self, "id", _identity(card, self.state))
 
     @property
@@ -207,6 +209,16 @@ def _check_weights(card: Card, state: Mapping[str, np.ndarray]) -> None:
         if not np.isfinite(state[name]).all():
             kind = state[name].dtype
             raise ModelError(f"{name} has values that are not finite in {kind}; use a checkpoint from before that")
+
+
+def _check_ranges(card: Card) -> None:
+    """ModelError unless the ranges, where there are any, are of the layers that int8 scoring rounds."""
+    given, wanted = set(card.ranges or ()), set(kept_layers(card.arch))
+    if card.ranges is not None and given != wanted:
+        raise ModelError(
+            f"its {len(given)} ranges are not those of the {len(wanted)} layers of {card.arch}: "
+            f"{_some(given ^ wanted)}; export it to int8 anew"
+        )
 
 
 def _some(names: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torchvision.models import DenseNet
 
+from wsi_pipeline.errors import ModelError
 from wsi_pipeline.learn.architectures import densenet_size
 from wsi_pipeline.learn.checkpoint import Checkpoint
 
@@ -24,7 +25,12 @@ def build_densenet(arch: str, classes: int, *, in_channels: int = 3) -> DenseNet
 
 
 def build_model(checkpoint: Checkpoint) -> DenseNet:
-    """The network with its weights (copied, in float32), on the CPU, in eval mode, without gradients."""
+    """The network with its weights (copied, in float32), on the CPU, in eval mode, without gradients.
+
+    Raises ModelError for an int8 checkpoint: torch would answer otherwise than its scores say.
+    """
+    if checkpoint.ranges is not None:
+        raise ModelError(f"model {checkpoint.id} is int8, which only scores slides; give the float32 one it is made of")
     with torch.device("meta"):  # shapes alone, no time for random numbers
         model = build_densenet(checkpoint.arch, len(checkpoint.class_names), in_channels=checkpoint.in_channels)
     copies = {name: torch.tensor(array) for name, array in checkpoint.state.items()}

@@ -82,12 +82,17 @@ def open_engine(
     """The engine of that name; auto is onnx on a CPU and torch on a GPU. `compiled` goes to torch alone.
 
     Their logits differ by rounding (1e-6), but for torch on a GPU, which computes in half precision.
-    Raises ModelError when onnx is asked for on a GPU.
+    Raises ModelError when onnx is asked for on a GPU, and an int8 checkpoint for anything but onnx.
     """
     if not isinstance(device, str):
         raise TypeError(f"device is {device!r}: give its name, as pick_device does")
     if name == "onnx" and device != "cpu":
         raise ModelError(f"engine onnx runs on a CPU, the device is {device}; use --device cpu, or model.engine=torch")
+    if checkpoint.ranges is not None and (name == "torch" or device != "cpu"):
+        raise ModelError(
+            f"model {checkpoint.id} is int8, which ONNX Runtime computes on a CPU; got engine {name} on {device}: "
+            f"use --device cpu with model.engine=auto, or the float32 model that it was made from"
+        )
     if name == "onnx" or (name == "auto" and device == "cpu"):
         return OnnxEngine(checkpoint, cells=cells)
     torch = _torch()
