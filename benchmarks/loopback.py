@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_START_S = 60.0
+_START_S = 300.0  # a busy machine takes a minute
 _MOVED = "moved.bin"
 _COUNTED = str(Path(__file__).with_name("counted.py"))
 _ENVIRONMENT = {
@@ -62,7 +62,7 @@ def loopback(folder: Path, *, readers: int, gpus: int = 0) -> Iterator[Loopback]
     running = Loopback("", folder, scheduler)
     try:
         running.address = _address(told, scheduler)
-        known = ["--nthreads", "1", "--local-directory", str(folder), "--death-timeout", "60"]
+        known = ["--nthreads", "1", "--local-directory", str(folder), "--death-timeout", f"{_START_S:.0f}"]
         for name in [f"read-{number}" for number in range(readers)]:
             running.workers[name] = _start(folder, "worker", running.address, *known, "--name", name)
         for name in [f"gpu-{number}" for number in range(gpus)]:

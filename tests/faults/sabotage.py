@@ -7,6 +7,8 @@ it takes memory until Dask kills it, each later one ends itself in the middle of
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from distributed.system import MEMORY_LIMIT
@@ -37,8 +39,9 @@ sys.addaudithook(meet)
 """
 
 
-def start_sabotaged(command: str, slides: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    """`run` or `tile` over a folder of slides with two workers, each held to FATAL_MIB."""
+@contextmanager
+def started_sabotaged(command: str, slides: Path, out: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """`run` or `tile` over a folder of slides with two workers, each held to FATAL_MIB; ended with the block."""
     code = out.with_name(f"{out.name}-code")
     code.mkdir()
     (code / "sitecustomize.py").write_text(_CODE)
@@ -47,10 +50,14 @@ def start_sabotaged(command: str, slides: Path, out: Path, *more: str) -> subpro
         "SABOTAGE": f"{out}/tiles/",
         "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": str(min(0.95, FATAL_MIB * 2**20 / (MEMORY_LIMIT // 3))),
     }
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "wsi_pipeline", command, str(slides), "--out", str(out), "--workers", "2", *more],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as run:
+        try:
+            yield run
+        finally:
+            run.kill()  # where a test has failed: it would be waited for

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sabotage import start_sabotaged
+from sabotage import started_sabotaged
 
 from wsi_pipeline.slide.synthetic import draw_slide
 
@@ -19,8 +19,8 @@ def test_a_slide_that_stalls_fails_in_time_and_the_rest_goes_on(tmp_path: Path) 
     for name in ("stalls", "z"):
         draw_slide(slides / f"{name}.tif", size_px=(900, 800), seed=2)
     knobs = ["--set", f"run.stall_s={LIMIT_S}", "--set", "tiles.shard_tiles=2"]  # many shards: most of them queue
-    with start_sabotaged("tile", slides, out, *knobs) as run:
-        _, errors = run.communicate(timeout=120)
+    with started_sabotaged("tile", slides, out, *knobs) as run:
+        _, errors = run.communicate(timeout=600)
     rows = {row["slide_id"]: row for row in csv.DictReader((out / "slides.csv").read_text().splitlines())}
     assert (run.returncode, "Traceback" in errors) == (3, False), errors
     assert {name: row["status"] for name, row in rows.items()} == {"stalls": "unreadable", "z": "ok"}

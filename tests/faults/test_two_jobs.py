@@ -70,6 +70,7 @@ def test_what_a_dead_job_had_is_done_by_the_one_that_lives(slides: Path, tmp_pat
     two = slides / "[01].tif"
     dying = start(two, tmp_path / "run")
     while not (tmp_path / "run" / "events.jsonl").exists():
+        assert dying.poll() is None, dying.communicate()
         time.sleep(0.05)
     os.killpg(dying.pid, signal.SIGKILL)
     dying.communicate()

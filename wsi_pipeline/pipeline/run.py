@@ -225,7 +225,7 @@ def _tile(run: Run, work: Work) -> None:
     settings = tiling_settings(config)
     tiles = run.cluster.submit(lay_tiles, work.slide, store, work.tiles_key, settings).result()
     size = store_bytes(tiles, settings.tile_px, settings.codec) if settings.pixels else 0
-    run.tell("tiles_planned", slide_id=entry.slide_id, tiles=tiles, bytes=size)
+    run.tell("tiles_planned", slide_id=entry.slide_id, tiles=tiles, bytes=size, job=run.claims.job)
     work.stage = "tiles"
     done = fill_store(
         store,
