@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ from wsi_pipeline.learn.fold import folded
 from wsi_pipeline.learn.models import build_model
 from wsi_pipeline.scores.cores import cores
 from wsi_pipeline.scores.infer import Scorer
+from wsi_pipeline.scores.ranges import find_ranges
 
 PX = 256
 CPU = "cpu"
 OWN, THREADS, PEAK = "ONNX Runtime, a tile a core", "torch, folded, 4 tiles a core", "SGEMM"
+INT8 = "ONNX Runtime, a tile a core, int8"
 
 
 def main(args: Sequence[str] | None = None) -> Benchmark:
@@ -33,6 +36,8 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
         rates = take_turns(ways, rounds=rounds(asked.quick))
         benchmark.results.append(Result(f"{arch} against plain torch", "tile", OWN, eager, rates, target))
         benchmark.results.append(Result(f"{arch} against torch in lanes", "tile", OWN, THREADS, rates))
+        lossy = "a processor with VNNI gains more; what it costs depends on the weights"
+        benchmark.results.append(Result(f"{arch} int8 against float32", "tile", INT8, OWN, rates, notes=lossy))
         if arch == "densenet121":
             note = "SGEMM counted in tiles' worth of the operations that are really done"
             benchmark.results.append(Result(f"{arch} against SGEMM", "tile", OWN, PEAK, rates, 0.85, note))
@@ -44,11 +49,13 @@ def ways_of(arch: str, batch: int) -> tuple[dict[str, Way], str, float]:
     """The ways to score one batch, the name of plain torch's, and the largest difference of a probability."""
     checkpoint = random_checkpoint(arch, PX)
     tiles = np.random.default_rng(0).integers(0, 256, (batch, PX, PX, 3), dtype=np.uint8)
+    integers = Scorer(replace(checkpoint, ranges=find_ranges(checkpoint, tiles[:4])[0]), CPU)
     own, lanes = Scorer(checkpoint, CPU, "onnx"), Scorer(checkpoint, CPU, "torch")
     plain, name = build_model(checkpoint), f"torch eager, NCHW, batch {batch}"
     work = operations(folded(plain), PX)
     ways: dict[str, Way] = {
         OWN: lambda: len(own.logits(tiles, PX)),
+        INT8: lambda: len(integers.logits(tiles, PX)),
         THREADS: lambda: len(lanes.logits(tiles, PX)),
         name: lambda: len(by_plain_torch(plain, tiles)),
         PEAK: lambda: multiply(batch * work / 4) / work,

@@ -28,7 +28,7 @@ def test_a_layer_by_itself_moves_more_than_convolutions_alone() -> None:
 
 def test_the_ways_compared_give_the_same_scores() -> None:
     ways, eager, difference = score.ways_of("densenet_demo", 2)
-    assert ways[eager]() == ways[score.OWN]() == 2
+    assert ways[eager]() == ways[score.OWN]() == ways[score.INT8]() == 2
     assert difference < 1e-5
 
 

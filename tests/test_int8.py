@@ -23,7 +23,7 @@ from wsi_pipeline.scores.graph import densenet_graph
 from wsi_pipeline.scores.int8 import Int8Nodes
 from wsi_pipeline.scores.nodes import Nodes
 from wsi_pipeline.scores.onnx_engine import OnnxEngine, onnx_session
-from wsi_pipeline.scores.ranges import find_ranges, take_tiles, to_int8
+from wsi_pipeline.scores.ranges import find_ranges, speed_gain, take_tiles, to_int8
 from wsi_pipeline.scores.store import read_scores
 from wsi_pipeline.slide.synthetic import Tumour, draw_slide
 from wsi_pipeline.tiles.store import mark_complete, write_shard
@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def both(run: Path) -> tuple[Checkpoint, Checkpoint]:
     """A checkpoint, and int8 of it."""
-    return (exact := a_checkpoint()), to_int8(exact, run)
+    return (exact := a_checkpoint()), to_int8(exact, take_tiles(exact, run))
 
 
 def test_it_is_a_checkpoint_of_its_own_that_comes_back_from_disk(tmp_path: Path, both: Any) -> None:
@@ -171,18 +171,22 @@ def test_a_model_that_the_tiles_are_not_for_is_refused(run: Path, fields: dict[s
         state = a_checkpoint().state
         fields = fields | {"state": state | {"features.conv0.weight": state["features.conv0.weight"][:, :1]}}
     with pytest.raises(ModelError, match=words):
-        to_int8(a_checkpoint(**fields), run)
+        to_int8(checkpoint := a_checkpoint(**fields), take_tiles(checkpoint, run))
 
 
 def test_a_folder_without_tiles_and_no_tile_wanted_are_refused(tmp_path: Path, run: Path) -> None:
     with pytest.raises(ConfigError, match="no readable tile in 0 complete stores; cut some"):
-        to_int8(a_checkpoint(), tmp_path)
+        take_tiles(a_checkpoint(), tmp_path)
     with pytest.raises(ConfigError, match="no readable tile in 0 complete stores"):
-        to_int8(a_checkpoint(), tmp_path / "nowhere")
+        take_tiles(a_checkpoint(), tmp_path / "nowhere")
     with pytest.raises(StoreError, match="'writing', not complete"):
-        to_int8(a_checkpoint(), run / "tiles" / "b.zarr")
+        take_tiles(a_checkpoint(), run / "tiles" / "b.zarr")
     with pytest.raises(ConfigError, match="images: got 0"):
         take_tiles(a_checkpoint(), run, 0)
+
+
+def test_the_gain_in_speed_is_measured_in_turns(both: Any) -> None:
+    assert 0.1 < speed_gain(*both, noise(6)) < 10  # what it is depends on the processor
 
 
 def test_ranges_of_other_layers_or_the_wrong_way_round_are_refused() -> None:
