@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 
 from wsi_pipeline.learn.checkpoint import Checkpoint
+from wsi_pipeline.memory import give_back_freed
 from wsi_pipeline.scores.cores import cores
 from wsi_pipeline.scores.graph import densenet_graph
 
@@ -41,6 +42,7 @@ class OnnxEngine:
         with self._building:
             if tiles not in self._sessions:
                 self._sessions[tiles] = onnx_session(densenet_graph(self._checkpoint, tiles=tiles, cells=self._cells))
+                give_back_freed()  # the graph's own copies of the weights
             return self._sessions[tiles]
 
 
