@@ -19,7 +19,7 @@ from wsi_pipeline.slide.reader import open_slide, working_mpp
 from wsi_pipeline.tiles import pixels as pixels_module
 from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tiles.store import TileStore, create_store, missing_shards, open_store
-from wsi_pipeline.tiles.tiler import cut_shard, cut_tiles
+from wsi_pipeline.tiles.tiler import _runs, cut_shard, cut_tiles
 
 
 @pytest.fixture
@@ -221,6 +221,8 @@ def test_only_small_things_travel_to_and_from_workers(tmp_path):
     sizes: list[int] = []
 
     class Measured:
+        n_workers = 2
+
         def map(self, function, items):
             for index, args in enumerate(items):
                 result = function(*args)
@@ -229,8 +231,18 @@ def test_only_small_things_travel_to_and_from_workers(tmp_path):
 
     store = a_store(tmp_path, a_slide(tmp_path)[0])
     cut_tiles(store, Measured())
-    assert len(sizes) == 5
+    assert len(sizes) == 4  # of 2, 1, 1 and 1 shards
     assert max(sizes) < 4096
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_each_shard_is_in_one_run_and_runs_get_shorter_to_end_together(workers):
+    missing = [n for n in range(60) if n % 7]
+    runs = list(_runs(missing, workers))
+    assert [shard for run in runs for shard in run] == missing
+    sizes = [len(run) for run in runs]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-workers:] == [1] * workers
 
 
 def test_workers_in_processes_tell_what_the_slide_has(tmp_path):

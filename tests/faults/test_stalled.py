@@ -24,6 +24,6 @@ def test_a_slide_that_stalls_fails_in_time_and_the_rest_goes_on(tmp_path: Path) 
     rows = {row["slide_id"]: row for row in csv.DictReader((out / "slides.csv").read_text().splitlines())}
     assert (run.returncode, "Traceback" in errors) == (3, False), errors
     assert {name: row["status"] for name, row in rows.items()} == {"stalls": "unreadable", "z": "ok"}
-    assert rows["stalls"]["message"].startswith(f"stalls.tif: no answer for {LIMIT_S} s from cut_shard: a disk or")
+    assert rows["stalls"]["message"].startswith(f"stalls.tif: no answer for {LIMIT_S} s from cut_shards: a disk or")
     took, whole = float(rows["stalls"]["seconds"]), time.monotonic() - began
     print(f"given up after {took:.1f} s with a limit of {LIMIT_S} s; exit code {run.returncode}, {whole:.0f} s in all")
