@@ -36,7 +36,7 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
         rates = take_turns(ways, rounds=rounds(asked.quick))
         benchmark.results.append(Result(f"{arch} against plain torch", "tile", OWN, eager, rates, target))
         benchmark.results.append(Result(f"{arch} against torch in lanes", "tile", OWN, THREADS, rates))
-        lossy = "a processor with VNNI gains more; what it costs depends on the weights"
+        lossy = "what it costs in AUROC: workflows/int8_loss.py"
         benchmark.results.append(Result(f"{arch} int8 against float32", "tile", INT8, OWN, rates, notes=lossy))
         if arch == "densenet121":
             note = "SGEMM counted in tiles' worth of the operations that are really done"
