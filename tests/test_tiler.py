@@ -19,7 +19,7 @@ from wsi_pipeline.slide.reader import open_slide, working_mpp
 from wsi_pipeline.tiles import pixels as pixels_module
 from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tiles.store import TileStore, create_store, missing_shards, open_store
-from wsi_pipeline.tiles.tiler import _runs, cut_shard, cut_tiles
+from wsi_pipeline.tiles.tiler import _runs, cut_shard, cut_shards, cut_tiles
 
 
 @pytest.fixture
@@ -112,6 +112,16 @@ def test_an_interrupted_slide_goes_on_with_its_missing_shards(tmp_path, threads)
     result = cut_tiles(store, threads, progress=told.append)
     assert (sum(done), sum(told), result.shards_written) == (32, 48, 3)
     assert np.array_equal(open_store(store.path).read(79, 80)[0][0], pixels[-TILE:, -TILE:])
+
+
+def test_a_task_done_once_more_cuts_only_what_its_worker_had_not(tmp_path):
+    slide, _ = a_slide(tmp_path)
+    store = a_store(tmp_path, slide)
+    cut_shard(store.path, 0)
+    before = store.shard_file(0).stat()
+    first, *others = cut_shards(store.path, range(len(store.shards)))
+    assert store.shard_file(0).stat() == before and first.seconds == 0 < min(done.seconds for done in others)
+    assert missing_shards(store) == []
 
 
 def test_a_stop_in_the_middle_keeps_whole_shards_and_no_marker(tmp_path, threads):

@@ -75,12 +75,25 @@ def cut_shard(store_path: str, shard: int) -> ShardDone:
 
 
 def cut_shards(store_path: str, shards: Sequence[int]) -> list[ShardDone]:
-    """Cut shards one after the other, as `cut_shard` does: the task of a worker."""
+    """Cut shards one after the other, as `cut_shard` does: the task of a worker.
+
+    Those that are there already are left: a worker that died at this task cut them.
+    """
     done, alive = [], life_sign()
     for shard in shards:
-        done.append(cut_shard(store_path, shard))
+        done.append(_cut_before(store_path, shard) or cut_shard(store_path, shard))
         alive()
     return done
+
+
+def _cut_before(store_path: str, shard: int) -> ShardDone | None:
+    """What is known of a shard that is there; None of one to be cut."""
+    store = _opened(store_path)
+    if not store.shard_file(shard).is_file():
+        return None
+    start, stop = store.shards[shard]
+    readable = np.asarray(zarr.open_array(store.path, path="readable", mode="r")[start:stop])
+    return ShardDone(shard, stop - start, int((~readable).sum()), seconds=0.0, reading_s=0.0)
 
 
 def cut_tiles(
