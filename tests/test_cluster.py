@@ -159,6 +159,11 @@ def test_a_task_that_stalls_is_given_up_and_its_process_replaced_with_what_waits
     assert before.isdisjoint({pid for _, pid in processes.map(stall_up_to, [(0, n) for n in range(1, 9)])})
 
 
+def test_a_worker_that_is_gone_by_now_needs_no_replacing(processes):
+    processes._restart("tcp://127.0.0.1:9")
+    assert processes.submit(square, 2).result() == 4
+
+
 def test_what_tasks_took_is_counted_by_their_function(threads):
     list(threads.map(time.sleep, [(0.1,)] * 3))
     assert 0.3 <= threads.spent["sleep"] < 0.3 + 3

@@ -131,7 +131,8 @@ class Cluster:
     def _restart(self, worker: str) -> None:
         """Start the process of a worker anew; what is queued there has its second chance."""
         assert self._client is not None
-        with suppress(OSError, RuntimeError, ValueError, CancelledError):  # it is gone already, or all is ending
+        # It may be gone already, for another task that stalled there (Dask: KeyError), or all is ending.
+        with suppress(OSError, RuntimeError, ValueError, KeyError, CancelledError):
             self._client.restart_workers([worker], timeout=NO_WORKER_S)
 
     def _result(self, function: Callable[..., Any], args: Args, future: Future[Any]) -> Any:
