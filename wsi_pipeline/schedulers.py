@@ -1,7 +1,6 @@
 """Where the workers are: a scheduler's name -> a `Cluster`; threads, processes here, or a Dask cluster."""
 
 import logging
-import multiprocessing
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -10,28 +9,22 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import dask
+import distributed.utils
 from dask.distributed import Client, LocalCluster, Worker, WorkerPlugin
 from dask.system import CPU_COUNT
 
 from wsi_pipeline import __version__
 from wsi_pipeline.cluster import NO_WORKER_S, Cluster
 from wsi_pipeline.errors import ClusterError, ConfigError
+from wsi_pipeline.forks import ENVIRONMENT, METHOD, begin_workers
 from wsi_pipeline.gpus import Gpus, Readers, Survey
 from wsi_pipeline.slurm import SlurmSettings, slurm_client
 
 CONNECT_S = 10.0  # until a scheduler answers, and until it has a worker
 MAX_LOCAL_WORKERS = 8  # beyond it one disk, not the processors, sets the pace; --workers goes further
-_ENVIRONMENT = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")} | {
-    "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20),  # give freed tiles back to the system, but not at every tile:
-    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),  # memory that is fresh each time makes compressing take twice as long
-}
-# One process loads the libraries, and each worker is a copy of it that shares their memory: with spawn every worker
-# loads them for itself, a second of its processor and 50 MiB, when it is started anew too.
-_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-_PRELOADED = ["distributed.nanny", "wsi_pipeline.pipeline.run"]
 _CONFIG = {
-    "distributed.nanny.pre-spawn-environ": _ENVIRONMENT,
-    "distributed.worker.multiprocessing-method": _METHOD,
+    "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
+    "distributed.worker.multiprocessing-method": METHOD,
     "distributed.worker.profile.enabled": False,  # its call stacks of an hour are kept: 1 MiB more with each slide
     # A worker beyond its share of memory is ended; paused by Dask, it may wait for ever for memory to come back.
     "distributed.worker.memory.pause": False,
@@ -90,7 +83,8 @@ def _local_client(n_workers: int) -> Iterator[Client]:
     The first death of a worker blames its tasks (`allowed_failures=0`); `Cluster` gives them their second
     chance alone. Logs are silenced: whatever goes wrong arrives as an exception.
     """
-    multiprocessing.get_context(_METHOD).set_forkserver_preload(_PRELOADED)
+    begin_workers()
+    distributed.utils._forkserver_preload_set = True  # or Dask loads pandas, here too
     with (
         tempfile.TemporaryDirectory(prefix="wsi_pipeline-", ignore_cleanup_errors=True) as scratch,
         dask.config.set(_CONFIG | {"temporary-directory": scratch}),
@@ -139,7 +133,7 @@ def _cluster_of(client: Client) -> Cluster:
 @contextmanager
 def _slurm_cluster(settings: SlurmSettings, folder: str) -> Iterator[Cluster]:
     """As many workers as the jobs will have; those that have not started yet are waited for by their tasks."""
-    environment = _ENVIRONMENT | {
+    environment = ENVIRONMENT | {
         f"DASK_{name.upper().replace('.', '__').replace('-', '_')}": str(value)
         for name, value in _CONFIG.items()
         if not isinstance(value, dict)

@@ -24,11 +24,15 @@ def command(
     slide_id,path[,mpp,label,patient_id,split]; paths or URLs such as s3://bucket/slides."""
     from pathlib import Path
 
+    from wsi_pipeline.forks import begin_workers
+
+    config = options.resolve(config_file, overrides, **given)
+    if not dry_run:
+        begin_workers(config.run.scheduler)
     from wsi_pipeline.cli.check import check
     from wsi_pipeline.slide.cache import use_cache
     from wsi_pipeline.slide.cohort import find_slides
 
-    config = options.resolve(config_file, overrides, **given)
     use_cache(config.run.cache_dir, config.run.cache_gb)
     entries = find_slides(slides, exclude=[Path(out)])
     if dry_run:

@@ -21,12 +21,15 @@ def command(
     """Only find tissue and cut tiles of SLIDES into Zarr stores; `score` and `map` go on from there."""
     from pathlib import Path
 
+    from wsi_pipeline.forks import begin_workers
+
+    config = options.resolve(config_file, overrides, **given)
+    begin_workers(config.run.scheduler)
     from wsi_pipeline.cli.job import hidden, work
     from wsi_pipeline.pipeline.remote_folder import open_run
     from wsi_pipeline.slide.cache import use_cache
     from wsi_pipeline.slide.cohort import find_slides
 
-    config = options.resolve(config_file, overrides, **given)
     use_cache(config.run.cache_dir, config.run.cache_gb)
     entries = find_slides(slides, exclude=[Path(out)])
     entries, key = hidden(entries[: config.run.limit], key_file, out=out)

@@ -104,8 +104,9 @@ def _blend(base: np.ndarray, tissue: TissueMask, extent: ExtentMap, view: View, 
     colour[unscored, :3] = VEIL_GREY
     colour[unscored, 3] = VEIL_OPACITY
     unread = under(extent.unread, outside=False)
-    colour[unread, :3] = hatch(view.size_px)[rows][unread, None]
-    colour[unread, 3] = HATCH_OPACITY
+    if unread.any():
+        colour[unread, :3] = hatch(view.size_px)[rows][unread, None]
+        colour[unread, 3] = HATCH_OPACITY
     opacity = np.where(on_tissue, colour[..., 3], 0.0)[..., None]
     return np.rint(base * (1 - opacity) + colour[..., :3] * opacity).astype(np.uint8)
 
