@@ -1,6 +1,8 @@
 """The name of a library -> the library, loaded when it is first used: for what few need and takes long to load."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import LazyLoader, find_spec, module_from_spec
 from typing import Any
 
@@ -18,3 +20,18 @@ def load_later(name: str) -> Any:
     sys.modules[name] = module  # where `import` finds it, to load it then
     loader.exec_module(module)
     return module
+
+
+@contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Libraries at the top level seem not to be installed, for the import of one that can do without them.
+
+    Those that are loaded already stay as they are, and so do all of them afterwards.
+    """
+    absent = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: `import` raises ModuleNotFoundError
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]

@@ -7,17 +7,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyogrio
-import pyogrio.raw
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError
 
 from wsi_pipeline.disk import free_bytes, writing
 from wsi_pipeline.errors import StoreError
+from wsi_pipeline.lazy import without
 from wsi_pipeline.maps.atomic import replace_file
 from wsi_pipeline.maps.frame import frame_wkt, l0_to_frame
 from wsi_pipeline.maps.lesions import Lesion
 from wsi_pipeline.slide.reader import Slide
+
+with without("pandas", "geopandas", "pyproj"):  # they took a second and 50 MiB, for what is of no use here
+    import pyogrio
+    import pyogrio.raw
+    from pyogrio.errors import DataLayerError, DataSourceError
 
 GPKG_VERSION = "1.2"  # GDAL before 3.7, and so QGIS 3.22, warns of GDAL's newer default
 _TOLD = 60  # last characters of an error of GDAL, which begins with the whole SQL
