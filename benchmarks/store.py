@@ -20,6 +20,7 @@ from benchmarks.timing import Benchmark, Result, Way, arguments, finish, rounds,
 from wsi_pipeline.schedulers import open_cluster
 from wsi_pipeline.slide.reader import open_slide
 from wsi_pipeline.slide.tissue import TissueMask
+from wsi_pipeline.tiles.codecs import ZSTD_LEVEL
 from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tiles.pixels import read_tiles
 from wsi_pipeline.tiles.store import TileStore, create_store, mark_complete, write_shard
@@ -73,7 +74,7 @@ def stock(folder: Path, tiles: np.ndarray, shard: int | None) -> zarr.Array:
     shape = tiles.shape[1:]
     return zarr.create_array(
         folder, shape=tiles.shape, dtype="uint8", chunks=(1, *shape), shards=(shard, *shape) if shard else None,
-        compressors=ZstdCodec(level=1), zarr_format=3,
+        compressors=ZstdCodec(level=ZSTD_LEVEL), zarr_format=3,
     )  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def writing(folder: Path, store: TileStore, tiles: np.ndarray, turns: int) -> Re
 
     ways: dict[str, Way] = {"own": partial(write_all, store, tiles), "zarr, file a tile": a_file_a_tile}
     rates = take_turns(ways | {"zarr, shards": in_shards}, rounds=turns)
-    return Result("write, zstd 1, batches of 64", "tile", "own", "zarr, file a tile", rates, 4.0)
+    return Result(f"write, zstd {ZSTD_LEVEL} both, batches of 64", "tile", "own", "zarr, file a tile", rates, 4.0)
 
 
 def reading(folder: Path, store: TileStore, tiles: np.ndarray, turns: int) -> Result:
