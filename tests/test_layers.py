@@ -8,7 +8,21 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "wsi_pipeline"
 LAYERS = ("base", "slide", "tiles", "learn", "scores", "maps", "pipeline", "cli", "__main__")
-BASE = ("cluster", "config", "disk", "geometry", "gpus", "errors", "forks", "lazy", "memory", "schedulers", "slurm", "stall", "__init__")
+BASE = (
+    "cluster",
+    "config",
+    "disk",
+    "geometry",
+    "gpus",
+    "errors",
+    "forks",
+    "lazy",
+    "memory",
+    "schedulers",
+    "slurm",
+    "stall",
+    "__init__",
+)
 FILES = sorted(PACKAGE.rglob("*.py"))
 THEIR_FILES = {
     "openslide": ["slide/openslide_pixels.py"],
