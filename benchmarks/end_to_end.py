@@ -2,10 +2,10 @@
 
 `python -m benchmarks.end_to_end [--quick] [--side PX] [--rounds N] [--peers FOLDER] [--json FOLDER]`
 
-All use the same DenseNet-121 weights, tiles of 256 px and cores. Ours finds tissue, keeps the tiles, draws the maps;
-the plain way is told where the tiles are. `--peers` names the environments of other tools (benchmarks/others.py),
-which find tissue in their own way: what is compared are tiles a second, of the whole process and of its work alone,
-and the peak memory of all processes.
+All use the same DenseNet-121 weights (one row of ours in int8), tiles of 256 px and cores. Ours finds tissue, keeps
+the tiles, draws the maps; the plain way is told where the tiles are. `--peers` names the environments of other tools
+(benchmarks/others.py), which find tissue in their own way: what is compared are tiles a second, of the whole process
+and of its work alone, and the peak memory of all processes.
 """
 
 import csv
@@ -26,13 +26,16 @@ from benchmarks.others import SETTINGS, Told, peer_commands, told, versions_of
 from benchmarks.processes import Ran, watch
 from benchmarks.slides import MPP
 from benchmarks.timing import Benchmark, Result, arguments, finish
+from wsi_pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
 from wsi_pipeline.scores.cores import cores
+from wsi_pipeline.scores.ranges import take_tiles, to_int8
 from wsi_pipeline.scores.store import read_scores
 from wsi_pipeline.slide.synthetic import draw_slide
 from wsi_pipeline.tiles.store import TileStore, open_store
 
 PX = 256
 OWN, PLAIN = "wsi_pipeline run", "plain, batch 32"
+INT8 = f"{OWN}, int8"
 
 Commands = Mapping[str, Sequence[str]]
 
@@ -67,6 +70,7 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
         watch(commands[OWN], folder / "log.txt")  # uncounted; tells the plain way where the tiles are
         store = open_store(folder / "run" / "tiles" / "a.zarr")
         np.save(folder / "tiles.npy", store.grid.xy_l0)
+        commands[INT8] = own_command(folder, save_int8(model, store, folder / "int8"), run="run8")
         commands[PLAIN] = plain_command(folder, model)
         if asked.peers is not None:
             commands |= peer_commands(asked.peers, folder / "a.tif", save_for_torch(folder / "weights.pt"))
@@ -87,8 +91,15 @@ def save_for_torch(path: Path) -> Path:
     return path
 
 
-def own_command(folder: Path, model: Path) -> list[str]:
-    given = [str(folder / "a.tif"), "--out", str(folder / "run"), "--overwrite", "--model", str(model)]
+def save_int8(model: Path, store: TileStore, folder: Path) -> Path:
+    """The same model, to be scored in int8, its ranges found on tiles of the slide."""
+    exact = load_checkpoint(model)
+    save_checkpoint(to_int8(exact, take_tiles(exact, store.path, images=16)), folder)
+    return folder
+
+
+def own_command(folder: Path, model: Path, run: str = "run") -> list[str]:
+    given = [str(folder / "a.tif"), "--out", str(folder / run), "--overwrite", "--model", str(model)]
     return [sys.executable, "-m", "wsi_pipeline", "run", *given, "--device", "cpu"]
 
 
@@ -115,7 +126,7 @@ def what_it_told(way: str, folder: Path) -> Told | None:
         return told(folder / "log.txt")
     if way == PLAIN:
         return None
-    with (folder / "run" / "slides.csv").open(encoding="utf-8") as file:
+    with (folder / ("run8" if way == INT8 else "run") / "slides.csv").open(encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     return Told(int(row["tiles"]), float(row["seconds"]), float(row["seconds"]))
 
@@ -125,8 +136,8 @@ def results(scored: Mapping[str, Sequence[Scored]], tiles: int) -> list[Result]:
     whole = {way: [one.tiles(tiles) / one.ran.seconds for one in found] for way, found in scored.items()}
     work = {way: [one.told.tiles / one.told.work_s for one in found if one.told] for way, found in scored.items()}
     small = {way: [1 / one.ran.peak_gib for one in found] for way, found in scored.items()}
-    made = []
-    for way in (other for other in scored if other != OWN):
+    made = [Result("int8 against float32: whole process", "tile", INT8, OWN, pair(whole, INT8))]
+    for way in (other for other in scored if other not in (OWN, INT8)):
         target = SETTINGS[way].target if way in SETTINGS else 4.0
         made.append(Result(f"{way}: whole process", "tile", OWN, way, pair(whole, way), target))
         if work[way]:
