@@ -36,8 +36,8 @@ def finished(out: Path) -> list[float]:
 
 
 def slope(samples: list[Sample], column: int) -> float:
-    """Growth a slide over the last two thirds of the run: the first is caches filling."""
-    late = np.array([row for row in samples if row[0] >= SLIDES / 3], float)
+    """Growth a slide over the last two thirds: before, caches fill; after, the libraries of the report come."""
+    late = np.array([row for row in samples if SLIDES / 3 <= row[0] < SLIDES], float)
     return float(np.polyfit(late[:, 0], late[:, column], 1)[0])
 
 
