@@ -1,6 +1,6 @@
 """Training on a CPU or GPU: our loop against a plain PyTorch loop over the same JPEGs, network, augmentation and loss.
 
-`python -m benchmarks.train [--quick] [--json FOLDER] [--device cuda:0] [--arch densenet121] [--px 128] [--images N]`
+`python -m benchmarks.train [--quick] [--json FOLDER] [--device cuda:0] [--arch densenet121] [--px 96] [--images N]`
 
 Both are run in turn, two epochs each; the second counts, when workers have started and our images are decoded.
 One thread is told by the seconds of processor that it took, more (or a GPU) by the clock on the wall. The plain
@@ -125,7 +125,7 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
     asked = arguments(__doc__ or "", args, device={"default": "cpu"}, arch={"default": None}, px={"type": int},
                       images={"type": int}, batch={"type": int, "default": 16})  # fmt: skip
     arch = asked.arch or ("densenet_demo" if asked.quick else "densenet121")
-    px, n = asked.px or (64 if asked.quick else 128), asked.images or (44 if asked.quick else 64)
+    px, n = asked.px or (64 if asked.quick else 96), asked.images or 44
     settings = load_settings(None, [f"data.px={px}", f"model.arch={arch}", f"run.batch={asked.batch}",
                                     "stop.epochs=2", "data.dataset=folder"])  # fmt: skip
     cores, device, turns = os.cpu_count() or 1, asked.device, max(LEAST_ROUNDS, rounds(asked.quick))
