@@ -18,6 +18,7 @@ from wsi_pipeline import cluster as cluster_module
 from wsi_pipeline import schedulers
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.errors import ClusterError, ConfigError, ScaleError, SlideError, StalledError, StoreError
+from wsi_pipeline.forks import begin_workers
 from wsi_pipeline.schedulers import open_cluster
 
 INSIDE = {"processes": False, "dashboard_address": "127.0.0.1:0"}  # workers in this process, any free port
@@ -157,6 +158,13 @@ def test_a_task_that_stalls_is_given_up_and_its_process_replaced_with_what_waits
         list(processes.map(stall_up_to, [(4, n) for n in range(20)]))
     processes.stall_s = None
     assert before.isdisjoint({pid for _, pid in processes.map(stall_up_to, [(0, n) for n in range(1, 9)])})
+
+
+def test_what_the_environment_says_when_workers_are_asked_for_reaches_them(monkeypatch):
+    begin_workers()
+    monkeypatch.setenv("SAID_LATER", "a place")
+    with open_cluster("local", workers=1) as cluster:
+        assert cluster.submit(os.environ.get, "SAID_LATER").result() == "a place"
 
 
 def test_a_worker_that_is_gone_by_now_needs_no_replacing(processes):

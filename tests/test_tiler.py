@@ -231,7 +231,7 @@ def test_only_small_things_travel_to_and_from_workers(tmp_path):
     sizes: list[int] = []
 
     class Measured:
-        n_workers = 2
+        workers_a_slide = 2
 
         def map(self, function, items):
             for index, args in enumerate(items):

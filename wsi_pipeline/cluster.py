@@ -77,6 +77,11 @@ class Cluster:
         """Slides to be under way in each stage, that all workers and GPUs have work."""
         return max(1, self.n_workers // _WORKERS_A_SLIDE, self.gpus.n_gpus if self.gpus else 0)
 
+    @property
+    def workers_a_slide(self) -> int:
+        """Workers that there are for each slide under way, 1 at least."""
+        return max(1, self.n_workers // self.slides_at_once)
+
     def submit(self, function: Callable[..., Any], *args: Any) -> Task:
         """Start `function(*args)` on a worker; both must be picklable and small."""
         return Task(self, function, args, self._start(function, args))

@@ -18,16 +18,16 @@ _LOADED = ["distributed.nanny", "wsi_pipeline.pipeline.run"]  # nothing that sta
 def begin_workers(scheduler: str = "local") -> None:
     """Start loading, where the workers will be processes of this machine; returns at once.
 
-    What the environment says later does not reach the workers. Without fork nothing happens.
+    What the environment says by now of ENVIRONMENT goes before it. What it says later has to be handed to the
+    workers, as schedulers.py does. Without fork nothing happens.
     """
     if scheduler != "local" or METHOD != "forkserver":
         return
     multiprocessing.get_context(METHOD).set_forkserver_preload(_LOADED)
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
+    added = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         forkserver.ensure_running()
     finally:
-        os.environ.update({name: value for name, value in before.items() if value is not None})
-        for name in [name for name, value in before.items() if value is None]:
+        for name in added:
             del os.environ[name]

@@ -1,6 +1,7 @@
 """Where the workers are: a scheduler's name -> a `Cluster`; threads, processes here, or a Dask cluster."""
 
 import logging
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -96,6 +97,7 @@ def _local_client(n_workers: int) -> Iterator[Client]:
             host="127.0.0.1",
             silence_logs=logging.CRITICAL,
             scheduler_kwargs=_SCHEDULER,
+            env=dict(os.environ),  # what they are copies of began earlier, and has not seen what was set since
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -114,7 +114,8 @@ def cut_tiles(
     missing = missing_shards(store)
     unreadable, reading_s, store_s = _unreadable_before(store, missing), 0.0, 0.0
     _check_readable(store, unreadable, max_unreadable)
-    with closing(cluster.map(cut_shards, ((store.path, run) for run in _runs(missing, cluster.n_workers)))) as runs:
+    work = ((store.path, run) for run in _runs(missing, cluster.workers_a_slide))
+    with closing(cluster.map(cut_shards, work)) as runs:
         for done in (shard for _, run in runs for shard in run):
             unreadable += done.unreadable
             reading_s += done.reading_s
