@@ -3,7 +3,6 @@
 `python -m benchmarks.store [--quick] [--slide FILE] [--json FOLDER]`
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -17,14 +16,13 @@ from zarr.codecs import ZstdCodec
 
 from benchmarks.slides import a_slide, tissue_block
 from benchmarks.timing import Benchmark, Result, Way, arguments, finish, rounds, take_turns
-from wsi_pipeline.schedulers import open_cluster
 from wsi_pipeline.slide.reader import open_slide
 from wsi_pipeline.slide.tissue import TissueMask
 from wsi_pipeline.tiles.codecs import ZSTD_LEVEL
 from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tiles.pixels import read_tiles
-from wsi_pipeline.tiles.store import TileStore, create_store, mark_complete, write_shard
-from wsi_pipeline.tiles.tiler import cut_shard, cut_tiles
+from wsi_pipeline.tiles.store import TileStore, create_store, write_shard
+from wsi_pipeline.tiles.tiler import cut_shard
 
 TILE, SHARD = 256, 64
 
@@ -46,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
         benchmark.settings |= {"zstd_share_of_raw": round(disk(Path(store.path)) / tiles.nbytes, 3)}
         benchmark.results = [
             writing(folder, store, tiles, turns), reading(folder, store, tiles, turns),
-            copying(folder, path, store, turns), end_to_end(folder, path, turns),
+            copying(folder, path, store, turns),
         ]  # fmt: skip
     finish(benchmark, asked.json)
     return benchmark
@@ -135,34 +133,6 @@ def copying(folder: Path, path: Path, store: TileStore, turns: int) -> Result:
     sizes = [disk(folder / name) for name in ("jpeg.zarr", "pixels.zarr")]
     note = f"on disk {sizes[0] / 2**20:.0f} MiB against {sizes[1] / 2**20:.0f} MiB"
     return Result("slide to store: --tiles-store jpeg, its own grid", "tile", "jpeg", "pixels", rates, None, note)
-
-
-def end_to_end(folder: Path, path: Path, turns: int) -> Result:
-    """Through Dask, a task a shard, against the same reading and writing with nothing to hand out."""
-    cores = min(2, os.cpu_count() or 1)
-    with open_cluster("local", workers=cores) as cluster:
-
-        def through() -> float:
-            store = new_store(folder / "e.zarr", path)
-            cut_tiles(store, cluster)
-            return store.n_tiles
-
-        def in_one_go() -> float:
-            """The same shards by the same workers, with nothing handed out but a list to each."""
-            store = new_store(folder / "e.zarr", path)
-            lists = (list(range(core, len(store.shards), cores)) for core in range(cores))
-            for _ in cluster.map(cut_batch, ((store.path, shards) for shards in lists)):
-                pass
-            mark_complete(store)
-            return store.n_tiles
-
-        rates = take_turns({"a task a shard": through, "a task a core": in_one_go}, rounds=turns)
-    name = "through Dask, against its parts without handing out"
-    return Result(name, "tile", "a task a shard", "a task a core", rates, 0.8, f"{cores} processes")
-
-
-def cut_batch(store_path: str, shards: list[int]) -> int:
-    return sum(cut_shard(store_path, shard).n_tiles for shard in shards)
 
 
 def disk(folder: Path) -> int:
