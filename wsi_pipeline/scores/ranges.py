@@ -108,6 +108,8 @@ def take_tiles(checkpoint: Checkpoint, where: str | Path, images: int = IMAGES) 
 
 def _stores(where: Path, most: int) -> list[TileStore]:
     """The store that lies there, or those of a run folder; not more than tiles are wanted."""
+    if not where.is_dir():
+        raise ConfigError(f"{where}: no such folder; give a run folder, or one of the stores in its tiles/")
     if (where / "zarr.json").is_file():
         return [open_store(where)]
     paths = sorted((where / "tiles").glob("*.zarr"))
