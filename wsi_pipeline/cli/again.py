@@ -9,6 +9,7 @@ from wsi_pipeline.cli.job import work
 from wsi_pipeline.cli.model import load
 from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.forks import begin_workers
 from wsi_pipeline.pipeline.remote_folder import account_of, open_run
 from wsi_pipeline.pipeline.run import Stage
 from wsi_pipeline.slide.cache import use_cache
@@ -24,6 +25,7 @@ def go_on(run_folder: str, until: Stage, config_file: str | None, overrides: tup
         config = options.resolve(config_file, overrides, **given)
     else:
         config = _own(account["config"], overrides, given)
+    begin_workers(config.run.scheduler)
     use_cache(config.run.cache_dir, config.run.cache_gb)
     folder = open_run(run_folder, resume=True)
     entries = [SlideEntry(**entry | {"mpp": entry["mpp"] and tuple(entry["mpp"])}) for entry in account["slides"]]
