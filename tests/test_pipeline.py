@@ -94,9 +94,9 @@ def test_a_resumed_run_does_only_what_is_missing(slide, tmp_path):
     folder = open_run_folder(tmp_path / "run", resume=True)
     again, classifier = ran(entries, folder, knobs("outputs.overlay=false", "model.batch=3"))
     assert (again, classifier.scored) == (first, [])
-    (folder.maps / "a_tiles.parquet").unlink()
+    Path(folder.maps, "a_tiles.parquet").unlink()
     ran(entries, folder, knobs(), classifier)
-    assert classifier.scored == [] and hashes(folder.maps) == before
+    assert classifier.scored == [] and hashes(Path(folder.maps)) == before
 
 
 def test_coordinates_alone_give_the_scores_that_pixels_give(slide, tmp_path):
@@ -116,7 +116,7 @@ def test_an_all_white_slide_has_valid_empty_outputs(tmp_path):
     (row,), _ = ran([SlideEntry("w", str(tmp_path / "w.tif"))], folder, knobs())
     assert (row.status, row.tiles, row.cancer_mm2) == ("no_tissue", 0, 0)
     assert zarr.open_group(folder.store("w"))["rowcol"].shape == (0, 2)
-    with rasterio.open(folder.maps / "w_likelihood_map.tif") as heatmap:
+    with rasterio.open(Path(folder.maps, "w_likelihood_map.tif")) as heatmap:
         assert (heatmap.read() == -1).all()
 
 
@@ -126,9 +126,9 @@ def test_all_files_place_a_real_slides_tiles_at_the_same_pixel_with_the_same_pro
     folder = open_run_folder(tmp_path / "run")
     ran([SlideEntry("c", str(path))], folder, load_config(None, KNOBS))
     store = zarr.open_group(folder.store("c"))
-    table = pq.read_table(folder.maps / "c_tiles.parquet").to_pydict()
-    features = json.loads(gzip.decompress((folder.maps / "c_tiles.geojson.gz").read_bytes()))["features"]
-    with rasterio.open(folder.maps / "c_likelihood_map.tif") as heatmap, openslide.OpenSlide(path) as slide:
+    table = pq.read_table(Path(folder.maps, "c_tiles.parquet")).to_pydict()
+    features = json.loads(gzip.decompress(Path(folder.maps, "c_tiles.geojson.gz").read_bytes()))["features"]
+    with rasterio.open(Path(folder.maps, "c_likelihood_map.tif")) as heatmap, openslide.OpenSlide(path) as slide:
         mpp = float(slide.properties["openslide.mpp-x"])
         for k in np.random.default_rng(0).choice(len(features), 100, replace=False):
             x, y = int(store["x"][k]), int(store["y"][k])

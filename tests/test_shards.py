@@ -10,7 +10,8 @@ from zarr.codecs import ZstdCodec
 
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.tiles.codecs import decode_jpeg, decode_zstd, encode_jpeg, encode_zstd, jpeg_chunks
-from wsi_pipeline.tiles.shards import read_shard_file, write_shard_file
+from wsi_pipeline.tiles.places import place_of
+from wsi_pipeline.tiles.shards import read_shard, write_shard
 
 PX, SLOTS = 16, 8
 
@@ -24,6 +25,14 @@ def stock_array(folder: Path, n: int) -> zarr.Array:
         folder, shape=(n, PX, PX, 3), dtype="uint8", chunks=(1, PX, PX, 3), shards=(SLOTS, PX, PX, 3),
         compressors=ZstdCodec(level=1), zarr_format=3,
     )  # fmt: skip
+
+
+def write_shard_file(path: Path, chunks: list[bytes], slots: int) -> None:
+    write_shard(place_of(path.parent), path.name, chunks, slots=slots)
+
+
+def read_shard_file(path: Path, slots: int, start: int, stop: int) -> list[bytes]:
+    return read_shard(place_of(path.parent), path.name, slots=slots, start=start, stop=stop)
 
 
 def file_of(folder: Path, shard: int) -> Path:

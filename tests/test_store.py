@@ -229,7 +229,7 @@ def test_a_creation_killed_half_way_leaves_no_store(tmp_path, monkeypatch):
 def test_bytes_needed_and_free_are_told_when_the_disk_cannot_hold_the_pixels(tmp_path, monkeypatch):
     slide, _ = a_slide(tmp_path)
     usage = namedtuple("usage", "total used free")(10, 9, 1000)
-    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     needed = f"{store_bytes(80, TILE):,}"
     with pytest.raises(StoreError, match=f"take up to {needed} bytes, 1,000 are free"):
         a_store(tmp_path, slide)

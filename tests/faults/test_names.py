@@ -37,7 +37,8 @@ def fits(name: str) -> bool:
 def all_inside(root: Path, slide_id: str) -> bool:
     """Whether every file that a run makes for this id is a plain file of the run folder's own folders."""
     folder = RunFolder(root)
-    places = [folder.store(slide_id), folder.maps / f"{slide_id}_x.png", root / "logs" / f"{slide_id}.log"]
+    names = [folder.store(slide_id), f"{folder.maps}/{slide_id}_x.png", root / "logs" / f"{slide_id}.log"]
+    places = [Path(name) for name in names]
     return all(Path(os.path.normpath(p)).parent.parent == root and len(p.name.encode()) <= 255 for p in places)
 
 

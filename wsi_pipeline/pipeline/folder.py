@@ -38,17 +38,21 @@ class RunFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.maps = root / "maps"
         self.claims: Path | ClaimFiles = root / "claims"
         self._lock = Lock()
 
-    def store(self, slide_id: str) -> Path:
-        """The tile store of a slide."""
-        return self.root / "tiles" / f"{slide_id}.zarr"
+    @property
+    def maps(self) -> str:
+        """The folder of all maps, a path or a URL."""
+        return str(self.root / "maps")
+
+    def store(self, slide_id: str) -> str:
+        """The tile store of a slide, a path or a URL."""
+        return str(self.root / "tiles" / f"{slide_id}.zarr")
 
     def pictures(self, slide_id: str) -> dict[str, Path]:
         """The PNGs of a slide that are there, by what they show."""
-        found = {name: self.maps / f"{slide_id}_{name}.png" for name in PICTURES}
+        found = {name: self.root / "maps" / f"{slide_id}_{name}.png" for name in PICTURES}
         return {name: path for name, path in found.items() if path.exists()}
 
     def shown(self, name: str) -> str:
@@ -59,20 +63,14 @@ class RunFolder:
         """A message without places that mean nothing to who reads it: copies of what lies at a URL."""
         return without_cache(text)
 
-    # A run folder at a URL (remote_folder.py) works in a folder of this machine; here all is in its place already.
+    # A run folder at a URL, see remote_folder.py, does more; here all is in its place already.
 
     def check_workers(self, scheduler: str) -> None:
         """Raise ConfigError where workers of `scheduler` could not reach this folder."""
 
-    def fetch(self, slide_id: str, key: str) -> None:
-        """Bring the tile store of a slide here, if one of this `key` is kept elsewhere."""
-
-    def deliver(self, slide_id: str) -> None:
-        """Put the tile store and maps of a slide where they are kept. Raises StoreError where that fails."""
-
-    def has(self, slide_id: str, paths: Iterable[Path]) -> bool:
-        """Whether all these files of a slide are kept; what is left over of it elsewhere may then go."""
-        return all(path.exists() for path in paths)
+    def has(self, maps: Iterable[str]) -> bool:
+        """Whether all these files are among the maps."""
+        return all((self.root / "maps" / name).exists() for name in maps)
 
     def publish(self) -> None:
         """Put tables, report and account where they are kept; the run is over. Raises StoreError likewise."""

@@ -1,12 +1,10 @@
-"""A run folder at a URL: each slide is worked on in a folder of this machine and delivered as it ends, record last.
+"""A run folder at a URL: stores and maps are written there by the workers, and what is told of them by the job.
 
-The folder here is one of the cache's, this job's alone, and is found again by a job that goes on after a kill. It
-holds the slides under way, the pictures for the report, and nothing else: what is delivered is removed. What is kept
-at the URL is the truth: records are read there, claims are made there. A tile store is whole there if it has its
-zarr.json, which is removed first and written last.
+Records, logs, events and tables are written in a folder of this machine first, one of the cache's and this job's
+alone, found again by a job that goes on after a kill. What is kept at the URL is the truth: records are read there,
+claims are made there, and shards are looked for there.
 """
 
-import json
 import os
 import shutil
 import socket
@@ -24,21 +22,15 @@ from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.claim_files import BucketFiles
 from wsi_pipeline.pipeline.folder import FILES, FOLDERS, MARK, PICTURES, RunFolder, open_run_folder, refuse_others
-from wsi_pipeline.pipeline.outputs import ENDINGS, map_files
 from wsi_pipeline.slide.cache import cache_folder
 from wsi_pipeline.slide.locks import Lock, try_lock
 from wsi_pipeline.slide.urls import broken, is_url, plain, reaching, remote, told
-from wsi_pipeline.tiles.layout import ATTRIBUTES
 
-_HERE = ("local", "threads")  # schedulers whose workers see this machine's folders
 _EVENTS_S = 30.0  # between deliveries of events.jsonl, which are of the whole file
-_ABOUT = "zarr.json"
-
-Stamps = dict[str, tuple[int, int]]  # size and time of each file
 
 
 class RemoteFolder(RunFolder):
-    """A run folder at `url`; `root` is where this job works on it. Made by `open_run`."""
+    """A run folder at `url`; `root` is where this job writes what it puts there. Made by `open_run`."""
 
     def __init__(self, url: str, root: Path, held: Lock) -> None:
         super().__init__(root)
@@ -46,9 +38,15 @@ class RemoteFolder(RunFolder):
         self._held = held
         self._files, self._place = remote(url)
         self.claims = BucketFiles(self._files, f"{self._place}/claims", f"{url}/claims")
-        self._fetched: dict[str, Stamps] = {}
         self._events = f"events-{digest([socket.gethostname(), str(root)])[:8]}.jsonl"  # no object can be added to
         self._events_due = 0.0
+
+    @property
+    def maps(self) -> str:
+        return f"{self.url}/maps"
+
+    def store(self, slide_id: str) -> str:
+        return f"{self.url}/tiles/{slide_id}.zarr"
 
     def is_used(self) -> bool:
         """Whether there is anything at the URL."""
@@ -78,11 +76,13 @@ class RemoteFolder(RunFolder):
         return super().told(text.replace(str(self.root), self.url))
 
     def check_workers(self, scheduler: str) -> None:
-        if scheduler not in _HERE:
+        if scheduler == "slurm":
             raise ConfigError(
-                f"{self.url}: workers of {scheduler} would have to write to a folder of this machine; start a `run` "
-                "with --scheduler local on each machine, they share the slides, or give --out a folder all can reach"
+                f"{self.url}: jobs of slurm write their logs to a folder that all nodes see; give --out such a folder, "
+                "or start workers by yourself and give --scheduler tcp://host:port"
             )
+        if self.url.startswith("memory://") and scheduler != "threads":
+            raise ConfigError(f"{self.url}: is this process's own memory, which no worker sees; use s3:// or a path")
 
     def account(self) -> dict[str, Any]:
         self._pull("run.json")
@@ -98,13 +98,9 @@ class RemoteFolder(RunFolder):
     def record(
         self, result: SlideResult, key: str, path: Path | None = None, *, seen: Mapping[str, Any] | None = None
     ) -> None:
-        slide_id = result.slide_id
-        if path is None:
-            self.deliver(slide_id)
         super().record(result, key, path, seen=seen)
-        written = path or self._record_path(slide_id)
-        self._push([f"records/{written.name}", *self._there([self.root / "logs" / f"{slide_id}.log"])])
-        self._drop(slide_id)
+        written = path or self._record_path(result.slide_id)
+        self._push([f"records/{written.name}", *self._there([self.root / "logs" / f"{result.slide_id}.log"])])
         if monotonic() > self._events_due:
             self._push_events()
 
@@ -130,39 +126,14 @@ class RemoteFolder(RunFolder):
             self._remove(f"records/{path.name}")
         super().forget(slide_id)
 
-    def has(self, slide_id: str, paths: Iterable[Path]) -> bool:
+    def has(self, maps: Iterable[str]) -> bool:
         with reaching(self.url, StoreError):
-            kept = all(self._files.exists(self._at(self._name(path))) for path in paths)
-        if kept:
-            self._drop(slide_id)  # of a job that was killed between its record and this
-        return kept
+            return all(self._files.exists(self._at(f"maps/{name}")) for name in maps)
 
     def pictures(self, slide_id: str) -> dict[str, Path]:
         for name in PICTURES:
-            if not (self.maps / f"{slide_id}_{name}.png").exists():
-                self._pull(f"maps/{slide_id}_{name}.png")
+            self._pull(f"maps/{slide_id}_{name}.png")
         return super().pictures(slide_id)
-
-    def fetch(self, slide_id: str, key: str) -> None:
-        store = self.store(slide_id)
-        if store.exists() or self._key_of(slide_id) != key:
-            return
-        draft = store.with_name(f".{slide_id}.fetched")
-        shutil.rmtree(draft, ignore_errors=True)
-        with writing(draft), reaching(self.shown(self._name(store)), StoreError):
-            top = self._at(self._name(store))
-            names = [path[len(top) + 1 :] for path in self._files.find(top)]
-            for name in names:
-                (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            self._files.get([f"{top}/{name}" for name in names], [str(draft / name) for name in names])
-        draft.rename(store)
-        self._fetched[slide_id] = _stamps(store)
-
-    def deliver(self, slide_id: str) -> None:
-        store = self.store(slide_id)
-        if store.exists():
-            self._deliver_store(self._name(store), _stamps(store), self._fetched.pop(slide_id, None))
-        self._push(self._there(map_files(self.maps, slide_id, frozenset(ENDINGS))))
 
     def publish(self) -> None:
         for name in FILES:
@@ -170,19 +141,7 @@ class RemoteFolder(RunFolder):
                 self._remove(name)
         self._push(self._there(self.root / name for name in FILES if name != "events.jsonl"))
         self._push_events()
-        if not any((self.root / "tiles").iterdir()):  # else slides are under way, for --resume
-            shutil.rmtree(self.root.parent, ignore_errors=True)
-
-    def _deliver_store(self, name: str, files: Stamps, before: Stamps | None) -> None:
-        """Put what has changed in a store since it was fetched, or all of it."""
-        changed = [file for file in files if before is None or before.get(file) != files[file]]
-        if not changed:
-            return
-        self._remove(f"{name}/{_ABOUT}")
-        if before is None:
-            self._remove(name, recursive=True)
-        self._push([f"{name}/{file}" for file in changed if file != _ABOUT])
-        self._push([f"{name}/{_ABOUT}"])
+        shutil.rmtree(self.root.parent, ignore_errors=True)
 
     def _push_events(self) -> None:
         with self._lock:
@@ -190,22 +149,6 @@ class RemoteFolder(RunFolder):
             shutil.copyfile(self.root / "events.jsonl", self.root / self._events)
         self._push([self._events])
         self._events_due = monotonic() + _EVENTS_S
-
-    def _drop(self, slide_id: str) -> None:
-        """Remove what is delivered of a slide here, but for the pictures of the report."""
-        shutil.rmtree(self.store(slide_id), ignore_errors=True)
-        for path in map_files(self.maps, slide_id, frozenset(ENDINGS)):
-            if path.suffix != ".png":
-                path.unlink(missing_ok=True)
-
-    def _key_of(self, slide_id: str) -> str | None:
-        """The key of the tile store that is kept of a slide; None where there is none, whole."""
-        with reaching(self.url, StoreError):
-            try:
-                about = json.loads(self._files.cat_file(self._at(f"tiles/{slide_id}.zarr/{_ABOUT}")))
-                return str(about["attributes"][ATTRIBUTES]["key"])
-            except (FileNotFoundError, ValueError, KeyError, TypeError):
-                return None
 
     def _pull(self, name: str) -> bool:
         """Bring a file here as it is kept; False, and none here, where it is not."""
@@ -285,8 +228,3 @@ def _working_folder(url: str) -> tuple[Path, Lock]:
             if held is not None:
                 return runs / name / os.path.basename(url), held
     raise AssertionError("unreachable")
-
-
-def _stamps(folder: Path) -> Stamps:
-    found = {path: path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {path.relative_to(folder).as_posix(): (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}

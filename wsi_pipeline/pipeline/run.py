@@ -219,9 +219,8 @@ def _tile(run: Run, work: Work) -> None:
             work.result = kept
             return
     run.folder.forget(entry.slide_id)
-    run.folder.fetch(entry.slide_id, work.tiles_key)
     work.stage = "tissue"
-    store = str(run.folder.store(entry.slide_id))
+    store = run.folder.store(entry.slide_id)
     settings = tiling_settings(config)
     tiles = run.cluster.submit(lay_tiles, work.slide, store, work.tiles_key, settings).result()
     size = store_bytes(tiles, settings.tile_px, settings.codec) if settings.pixels else 0
@@ -252,7 +251,7 @@ def _cut(run: Run, tiles: int) -> None:
 def _score(run: Run, work: Work) -> None:
     work.stage = "score"
     assert run.classifier is not None
-    store = str(run.folder.store(work.entry.slide_id))
+    store = run.folder.store(work.entry.slide_id)
     scores = run.classifier.score(store, work.scores_key, progress=partial(_scored, run))
     run.tell(
         "scores_done", slide_id=work.entry.slide_id, tiles=scores.rows,
@@ -274,7 +273,7 @@ def _map(run: Run, work: Work) -> None:
     work.stage = "map"
     assert run.classifier is not None
     settings = mapping_settings(run.config, run.classifier.id)
-    store, maps = str(run.folder.store(work.entry.slide_id)), str(run.folder.maps)
+    store, maps = run.folder.store(work.entry.slide_id), run.folder.maps
     result = run.cluster.submit(draw_maps, store, maps, run.classifier.id, work.scores_key, settings).result()
     if not run.claims.holds(work.entry.slide_id):  # this job slept for so long that another took the slide over
         work.elsewhere = True
@@ -292,8 +291,8 @@ def _kept(run: Run, work: Work) -> SlideResult | None:
     """What was recorded of the slide, if it would come out the same and all its files are there."""
     found = run.folder.recorded(work.entry.slide_id)
     outputs = mapping_settings(run.config, "").outputs
-    files = map_files(run.folder.maps, work.entry.slide_id, outputs)
-    if found is None or found[1] != work.maps_key or not run.folder.has(work.entry.slide_id, files):
+    files = map_files(work.entry.slide_id, outputs)
+    if found is None or found[1] != work.maps_key or not run.folder.has(files):
         return None
     run.tell("slide_kept", slide_id=work.entry.slide_id)
     return _with_entry(found[0], work.entry)
@@ -314,7 +313,6 @@ def _finish(run: Run, work: Work) -> SlideResult:
 
 def _reached(run: Run, work: Work, tiles: int) -> SlideResult:
     """The row of a slide that a `tile` or `score` run took as far as it goes."""
-    run.folder.deliver(work.entry.slide_id)
     result = without_result(work.entry.slide_id, "ok" if tiles else "no_tissue", stage=work.stage, slide=work.slide)
     return _with_entry(replace(result, tiles=tiles, seconds=round(work.seconds, 3)), work.entry)
 

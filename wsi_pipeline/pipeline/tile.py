@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.errors import StoreError
@@ -10,6 +9,7 @@ from wsi_pipeline.pipeline.settings import TilingSettings
 from wsi_pipeline.slide.reader import Slide, drop_reader, reader_for, working_mpp
 from wsi_pipeline.slide.tissue import find_tissue
 from wsi_pipeline.tiles.grid import lay_grid
+from wsi_pipeline.tiles.places import place_of
 from wsi_pipeline.tiles.store import TileStore, create_store, delete_store, open_store
 from wsi_pipeline.tiles.tiler import CutResult, cut_tiles
 
@@ -63,7 +63,7 @@ def fill_store(
 
 def _same_store(store_path: str, key: str) -> TileStore | None:
     """The store that is there, if it was made from the same; any other store of ours is removed."""
-    if not Path(store_path).exists():
+    if not place_of(store_path).taken():
         return None
     try:
         store = open_store(store_path, complete=False)

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
-from wsi_pipeline.disk import writing
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.layout import read_grid
+from wsi_pipeline.tiles.places import place_of
 
 GROUP = "scores"
 ATTRIBUTES = "wsi_pipeline"
@@ -117,14 +117,16 @@ def write_scores(store_path: str | Path, scores: Scores, *, key: str = "") -> No
     `key` says what the scores were made from, for `read_scores`. Raises StoreError when there is no store,
     when the rows are not its tiles, or when the disk is full.
     """
-    store = _open_group(store_path, mode="r+")
+    place = place_of(store_path)
+    with place.reading():
+        store = _open_group(store_path, mode="r+")
     windows = scores.windows
     if windows is None and not np.array_equal(scores.rowcol, store["rowcol"][:]):
         raise StoreError(f"{store_path}: {len(scores.rowcol)} scored tiles are not those of the store; score again")
     columns = scores.probs.shape[1]
     attributes = {name: getattr(scores, name) for name in _TOLD} | {"key": key, "complete": False}
     attributes["windows"] = None if windows is None else {name: getattr(windows, name) for name in _GRID}
-    with writing(store_path, scores.probs.nbytes):
+    with place.writing(scores.probs.nbytes):
         array = store.require_group(GROUP).create_array(
             scores.checkpoint_id,
             shape=scores.probs.shape,
@@ -150,6 +152,11 @@ def read_scores(store_path: str | Path, checkpoint_id: str, *, key: str | None =
 
     Raises StoreError when absent, incomplete, made with another key, or of other tiles than the store's.
     """
+    with place_of(store_path).reading():
+        return _read(store_path, checkpoint_id, key)
+
+
+def _read(store_path: str | Path, checkpoint_id: str, key: str | None) -> Scores:
     store = _open_group(store_path, mode="r")
     array = store.get(f"{GROUP}/{checkpoint_id}")
     if not isinstance(array, zarr.Array):
@@ -187,8 +194,9 @@ def _read_windows(store: Any, checkpoint_id: str, numbers: dict[str, Any] | None
 
 
 def _open_group(path: str | Path, *, mode: Literal["r", "r+"]) -> Any:
+    place = place_of(path)
     try:
-        group = zarr.open_group(str(path), mode=mode, zarr_format=3)
+        group = zarr.open_group(place.zarr, mode=mode, zarr_format=3)
     except FileNotFoundError:
         raise StoreError(f"{path}: no tile store there; cut the slide's tiles first") from None
     if "rowcol" not in group:

@@ -16,8 +16,8 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from wsi_pipeline.disk import writing
 from wsi_pipeline.scores.store import ATTRIBUTES, GROUP
+from wsi_pipeline.tiles.places import place_of
 
 NAME = f"{GROUP}/unfinished"
 FLUSH_TILES, FLUSH_S = 2048, 30.0  # what a kill costs at most, whichever comes first
@@ -60,7 +60,7 @@ class Unfinished:
     def flush(self) -> None:
         """Write the chunks that hold what was added since the last time."""
         if self._key and self._waiting:
-            with writing(self._place, self._rows.nbytes):
+            with place_of(self._place).writing(self._rows.nbytes):
                 if self._array is None:
                     self._array = _laid(self._place, self._key, self._rows.shape)
                 for chunk in np.unique(np.concatenate(self._waiting) // _CHUNK_ROWS).tolist():
@@ -85,14 +85,15 @@ def keep_logits(store_path: str | Path, key: str, *, n_tiles: int, shape: tuple[
 
 def drop_logits(store_path: str | Path) -> None:
     """Remove what was kept, after the scores are complete."""
-    with writing(store_path):
-        del zarr.open_group(store_path, mode="r+")[NAME]  # also what a kill left of it; none there is no error
+    place = place_of(store_path)
+    with place.writing():
+        del zarr.open_group(place.zarr, mode="r+")[NAME]  # also what a kill left of it; none there is no error
 
 
 def _found(store_path: str, key: str, size: tuple[int, ...]) -> Any:
     """The array of that key and size; None where it is not there, or not whole."""
     try:
-        array: Any = zarr.open_group(store_path, mode="r+")[NAME]
+        array: Any = zarr.open_group(place_of(store_path).zarr, mode="r+")[NAME]
         return array if array.attrs[ATTRIBUTES]["key"] == key and array[:].shape == size else None
     except (KeyError, TypeError, ValueError, AttributeError):  # the last where a group lies there
         return None
@@ -100,7 +101,7 @@ def _found(store_path: str, key: str, size: tuple[int, ...]) -> Any:
 
 def _laid(store_path: str, key: str, size: tuple[int, ...]) -> Any:
     """The array, empty, in place of what lay there."""
-    scores: Any = zarr.open_group(store_path, mode="r+").require_group(GROUP)
+    scores: Any = zarr.open_group(place_of(store_path).zarr, mode="r+").require_group(GROUP)
     return scores.create_array(
         NAME.removeprefix(f"{GROUP}/"),
         shape=size,

@@ -1,12 +1,11 @@
 """The tile store of a slide: a Zarr v3 group that holds its grid, its tissue and, if wanted, its tile pixels.
 
-A store is made whole or not at all: its metadata appear by one rename with status "writing", each shard
-of tiles by another, and the status "complete" is written last, once every shard is there. A shard that is
-absent would read as black without an error, so nothing but that marker says that a store can be used.
+A store is made whole or not at all: its metadata appear at once with status "writing", each shard of tiles by itself,
+and the status "complete" is written last, once every shard is there. A shard that is absent would read as black
+without an error, so nothing but that marker says that a store can be used. It lies on a disk or in an object store,
+see places.py.
 """
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import zarr
 
-from wsi_pipeline.disk import free_bytes, writing
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.slide.reader import PLAIN, Reading
 from wsi_pipeline.slide.tissue import TissueMask
@@ -42,7 +40,9 @@ from wsi_pipeline.tiles.layout import (
     write_attributes,
 )
 from wsi_pipeline.tiles.pixels import read_tiles
-from wsi_pipeline.tiles.shards import read_shard_file, write_shard_file, write_whole
+from wsi_pipeline.tiles.places import ABOUT, Place, place_of
+from wsi_pipeline.tiles.shards import read_shard
+from wsi_pipeline.tiles.shards import write_shard as write_chunks
 
 JPEG_QUALITY = 90
 
@@ -52,7 +52,7 @@ class TileStore:
     """What a tile store holds, without an open handle; made by `create_store` and `open_store`.
 
     Attributes:
-        path: absolute path of the Zarr group.
+        path: absolute path or URL of the Zarr group.
         grid: the tiles; row k of every array is tile k of the grid.
         pixels: whether it holds pixels; else `read` takes them from the slide again.
         shard_tiles: tiles in one shard, which is one file, one task, and the step of a resume.
@@ -92,8 +92,13 @@ class TileStore:
 
     def mask(self) -> TissueMask:
         """The tissue mask and the thumbnail that the grid was laid on."""
-        with _reading(Path(self.path)):
-            return read_tissue(zarr.open_group(self.path, mode="r"))
+        with _reading(self.place):
+            return read_tissue(zarr.open_group(self.place.zarr, mode="r"))
+
+    def flags(self, start: int, stop: int) -> np.ndarray:
+        """(n,) bool of tiles start to stop, False where unreadable; of shards that are there alone."""
+        with _reading(self.place):
+            return np.asarray(zarr.open_array(self.place.zarr, path="readable", mode="r")[start:stop])
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Tiles start to stop: (n, tile_px, tile_px, 3) uint8 RGB, and (n,) bool, False where unreadable.
@@ -109,10 +114,14 @@ class TileStore:
         tiles, readable = zip(none, *parts, strict=True)
         return np.concatenate(tiles), np.concatenate(readable)
 
-    def shard_file(self, shard: int) -> Path:
-        """The file of a shard's pixels."""
-        name = Path("tiles", "c", str(shard), "0", "0", "0") if self.codec == "zstd" else Path("jpegs", "c", str(shard))
-        return Path(self.path) / name
+    @property
+    def place(self) -> Place:
+        """Where its files lie."""
+        return place_of(self.path)
+
+    def shard_name(self, shard: int) -> str:
+        """The file of a shard's pixels, in the store's place."""
+        return f"tiles/c/{shard}/0/0/0" if self.codec == "zstd" else f"jpegs/c/{shard}"
 
     def _touched(self, start: int, stop: int) -> slice:
         """The shards that tiles start to stop lie in."""
@@ -122,9 +131,11 @@ class TileStore:
         """Those of tiles start to stop that lie in one shard."""
         first, last = self.shards[shard]
         start, stop = max(start, first), min(stop, last)
-        chunks = read_shard_file(self.shard_file(shard), self.shard_tiles, start - first, stop - first)
-        with _reading(Path(self.path)):
-            readable = np.asarray(zarr.open_array(self.path, path="readable", mode="r")[start:stop])
+        slots, name = self.shard_tiles, self.shard_name(shard)
+        with self.place.reading():
+            chunks = read_shard(self.place, name, slots=slots, start=start - first, stop=stop - first)
+        readable = self.flags(start, stop)
+        with _reading(self.place):
             if self.codec == "zstd":
                 return decode_zstd(chunks, self.grid.tile_px), readable
             tiles, decoded = decode_jpeg(chunks, self.grid.tile_px)
@@ -149,16 +160,14 @@ def create_store(
     `settings` is written as it is (JSON): tissue method and parameters, target mpp, config hash. Raises
     StoreError where something else lies at `path`, or where the disk cannot hold the pixels.
     """
-    path = Path(path).absolute()
-    if path.exists():
-        return _same_store(path, key)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    place = place_of(path)
+    if place.taken():
+        return _same_store(place, key)
+    with place.writing():
         if pixels:
-            _check_space(path, store_bytes(len(grid), grid.tile_px, codec), f"{len(grid):,} tiles of {grid.tile_px} px")
-        draft = _draft(path)
-        shutil.rmtree(draft, ignore_errors=True)
-        try:
+            needed = store_bytes(len(grid), grid.tile_px, codec)
+            _check_space(place, needed, f"{len(grid):,} tiles of {grid.tile_px} px")
+        with place.draft() as draft:
             group = zarr.create_group(draft, zarr_format=3)
             kept = {"pixels": pixels, "shard_tiles": shard_tiles, "codec": codec, "quality": quality}
             told = {"store": kept | {"reading": asdict(reading)}, "settings": settings}
@@ -166,28 +175,24 @@ def create_store(
             write_arrays(group, grid, tissue)
             if pixels:
                 lay_pixels(group, len(grid), grid.tile_px, shard_tiles, codec)
-            draft.rename(path)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)  # what is left of it would fill the disk further
-            raise
     return open_store(path, complete=False)
 
 
 def open_store(path: str | Path, *, complete: bool = True) -> TileStore:
     """Open the store at `path`; with `complete`, StoreError unless it was finished."""
-    path = Path(path).absolute()
-    group, found = _open_group(path)
+    place = place_of(path)
+    group, found = _open_group(place)
     if found.get("schema") != SCHEMA:
         raise StoreError(
-            f"{path}: tile store of schema {found.get('schema')}, this version reads {SCHEMA}; "
+            f"{place.where}: tile store of schema {found.get('schema')}, this version reads {SCHEMA}; "
             "make it again with --overwrite"
         )
     if complete and found["status"] != "complete":
-        raise StoreError(f"{path}: tile store is {found['status']!r}, not complete; run again with --resume")
-    with _reading(path):
+        raise StoreError(f"{place.where}: tile store is {found['status']!r}, not complete; run again with --resume")
+    with _reading(place):
         grid = read_grid(group)
     return TileStore(
-        path=str(path),
+        path=place.where,
         grid=grid,
         key=found["key"],
         status=found["status"],
@@ -226,8 +231,8 @@ def missing_shards(store: TileStore) -> list[int]:
 
     Not to be called while shards are being written. A store of coordinates misses none.
     """
-    _sweep(store)
-    return _absent(store)
+    written = store.place.files()
+    return [n for n in range(len(store.shards)) if store.shard_name(n) not in written] if store.pixels else []
 
 
 def mark_complete(store: TileStore) -> TileStore:
@@ -236,85 +241,62 @@ def mark_complete(store: TileStore) -> TileStore:
     if absent:
         count = f"{len(absent)} of {len(store.shards)}"
         raise StoreError(f"{store.path}: {count} shards missing, first {absent[0]}; run again with --resume")
-    with writing(store.path):
-        group = zarr.open_group(store.path, mode="r+")
+    with store.place.writing():
+        group = zarr.open_group(store.place.zarr, mode="r+")
         group.attrs[ATTRIBUTES] = {**read_attributes(group), "status": "complete"}
     return replace(store, status="complete")
 
 
 def delete_store(path: str | Path) -> None:
     """Remove a tile store, whole or not at all; StoreError where something else lies at `path`."""
-    path = Path(path).absolute()
-    if not path.exists():
-        return
-    _open_group(path)
-    shutil.rmtree(_draft(path), ignore_errors=True)
-    shutil.rmtree(path.rename(_draft(path)))
+    place = place_of(path)
+    if place.taken():
+        _open_group(place)
+        place.remove()
 
 
-def _draft(path: Path) -> Path:
-    """Where a store lies while it is made or removed: a sibling that is never opened as a store."""
-    return path.with_name(f"{path.name}.partial")
-
-
-def _same_store(path: Path, key: str) -> TileStore:
-    """The store at `path`, if it was made from the same `key`."""
-    store = open_store(path, complete=False)
+def _same_store(place: Place, key: str) -> TileStore:
+    """The store at a place, if it was made from the same `key`."""
+    store = open_store(place.where, complete=False)
     if store.key != key:
         raise StoreError(
-            f"{path}: made with other settings or another slide (key {store.key}, now {key}); "
+            f"{place.where}: made with other settings or another slide (key {store.key}, now {key}); "
             "use another --out, or --overwrite"
         )
     return store
 
 
-def _open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
-    """The Zarr group at `path` and our attributes in it."""
-    if not (path / "zarr.json").is_file():
-        raise StoreError(f"{path}: no tile store here")
-    with _reading(path):
-        group = zarr.open_group(path, mode="r", zarr_format=3)
+def _open_group(place: Place) -> tuple[zarr.Group, dict[str, Any]]:
+    """The Zarr group at a place and our attributes in it."""
+    if not place.has(ABOUT):
+        raise StoreError(f"{place.where}: no tile store here")
+    with _reading(place):
+        group = zarr.open_group(place.zarr, mode="r", zarr_format=3)
         return group, read_attributes(group)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(place: Place) -> Iterator[None]:
     """Turn what a foreign or damaged group raises into a StoreError that says so."""
     try:
-        yield
+        with place.reading():
+            yield
     except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:  # the last by decompressors
         raise StoreError(
-            f"{path}: no tile store of this package, or damaged ({error!r}); remove it, or use another --out"
+            f"{place.where}: no tile store of this package, or damaged ({error!r}); remove it, or use another --out"
         ) from error
 
 
-def _check_space(path: Path, needed: int, what: str) -> None:
-    free = free_bytes(path.parent)
-    if needed > free:
+def _check_space(place: Place, needed: int, what: str) -> None:
+    free = place.free()
+    if free is not None and needed > free:
         raise StoreError(
-            f"{path}: {what} take up to {needed:,} bytes, {free:,} are free; "
+            f"{place.where}: {what} take up to {needed:,} bytes, {free:,} are free; "
             "free some, use another --out, or --tiles-store coordinates"
         )
 
 
 def _write(store: TileStore, shard: int, chunks: Sequence[bytes | memoryview], readable: np.ndarray) -> None:
-    with writing(store.path, sum(map(len, chunks))):
-        write_whole(Path(store.path, "readable", "c", str(shard)), [encode_flags(readable, store.shard_tiles)])
-        write_shard_file(store.shard_file(shard), chunks, store.shard_tiles)
-
-
-def _sweep(store: TileStore) -> None:
-    """Remove what a kill leaves: half-written `.partial` files; and a power cut: files without content."""
-    for path in Path(store.path).rglob("*"):
-        if path.is_file() and (path.suffix == ".partial" or not path.stat().st_size):
-            path.unlink(missing_ok=True)
-
-
-def _absent(store: TileStore) -> list[int]:
-    """Shards without a file; one file holds a whole shard, so a file that is there is done."""
-    if not store.pixels:
-        return []
-    files = [store.shard_file(shard) for shard in range(len(store.shards))]
-    folder = Path(store.path) / files[0].relative_to(store.path).parts[0] / "c" if files else Path(store.path)
-    written = set(os.listdir(folder)) if folder.is_dir() else set()
-    return [n for n, file in enumerate(files) if str(n) not in written or not file.is_file()]
+    with store.place.writing(sum(map(len, chunks))):
+        store.place.write(f"readable/c/{shard}", [encode_flags(readable, store.shard_tiles)])
+        write_chunks(store.place, store.shard_name(shard), chunks, slots=store.shard_tiles)
