@@ -54,7 +54,8 @@ class Loopback:
 def loopback(folder: Path, *, readers: int, gpus: int = 0) -> Iterator[Loopback]:
     """A scheduler with so many workers of one thread; what they write goes into `folder`.
 
-    Workers with `gpus` say that they have one, and score, whatever the machine has.
+    Workers with `gpus` say that they have one, and score, whatever the machine has. Each keeps slides of URLs in a
+    folder of its own, as on hosts that share no disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
     told = folder / "scheduler.json"
@@ -64,10 +65,10 @@ def loopback(folder: Path, *, readers: int, gpus: int = 0) -> Iterator[Loopback]
         running.address = _address(told, scheduler)
         known = ["--nthreads", "1", "--local-directory", str(folder), "--death-timeout", f"{_START_S:.0f}"]
         for name in [f"read-{number}" for number in range(readers)]:
-            running.workers[name] = _start(folder, "worker", running.address, *known, "--name", name)
+            running.workers[name] = _start(folder, "worker", running.address, *known, "--name", name, cache=name)
         for name in [f"gpu-{number}" for number in range(gpus)]:
             options = ["--name", name, "--resources", "GPU=1"]
-            running.workers[name] = _start(folder, "worker", running.address, *known, *options)
+            running.workers[name] = _start(folder, "worker", running.address, *known, *options, cache=name)
         _wait_for_workers(folder, readers + gpus)
         yield running
     finally:
@@ -75,13 +76,14 @@ def loopback(folder: Path, *, readers: int, gpus: int = 0) -> Iterator[Loopback]
             _kill(process)
 
 
-def _start(folder: Path, what: str, *options: str) -> subprocess.Popen[bytes]:
+def _start(folder: Path, what: str, *options: str, cache: str = "") -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *options, "--host", "127.0.0.1"]
     quiet = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+    own = {"BYTES_MOVED": str(folder / _MOVED), "WSI_PIPELINE_CACHE_DIR": str(folder / "cache" / cache)}
     with (folder / f"{what}s.log").open("ab") as log:
         return subprocess.Popen(
             [*command, *quiet], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env=os.environ | _ENVIRONMENT | {"BYTES_MOVED": str(folder / _MOVED)},
+            env=os.environ | _ENVIRONMENT | own,
         )  # fmt: skip
 
 

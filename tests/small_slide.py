@@ -34,7 +34,7 @@ def a_grid(slide: Slide, tissue: TissueMask | None = None, *, tile: int = TILE, 
     return lay_grid(slide, tissue or all_tissue(slide), **known)
 
 
-def a_store(folder: Path, slide: Slide, *, name: str = "a.zarr", **options: object) -> TileStore:
+def a_store(folder: Path | str, slide: Slide, *, name: str = "a.zarr", **options: object) -> TileStore:
     """A store of 80 tiles in 5 shards of 16, nothing written yet."""
     known = {"pixels": True, "shard_tiles": 16, "key": "k1", "settings": {"target_mpp": 0.5}} | options
-    return create_store(folder / name, a_grid(slide), all_tissue(slide), **known)
+    return create_store(f"{folder}/{name}", a_grid(slide), all_tissue(slide), **known)

@@ -1,4 +1,4 @@
-"""A run folder at a URL: what is delivered is whole and gone from here, one job makes a claim, others' files stay."""
+"""A run folder at a URL: stores lie there shard by shard, one job makes a claim, others' files stay."""
 
 import math
 from collections.abc import Iterator
@@ -18,6 +18,9 @@ from wsi_pipeline.pipeline.claims import open_claims
 from wsi_pipeline.pipeline.remote_folder import RemoteFolder, account_of, open_run
 from wsi_pipeline.pipeline.seen import recall, remember, source_of
 from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.tiles.places import filled
+from wsi_pipeline.tiles.store import missing_shards, open_store
+from wsi_pipeline.tiles.tiler import cut_shard
 
 URL = "memory://bucket/run"
 
@@ -37,46 +40,32 @@ def opened(**options: bool) -> RemoteFolder:
 
 
 def worked_on(folder: RemoteFolder, tmp_path: Path) -> None:
-    """A store and a map of slide "a" where a run would have made them."""
-    a_store(folder.store("a").parent, a_slide(tmp_path)[0])
-    for name in ("a_overlay.png", "a_lesions.geojson"):
-        (folder.maps / name).write_bytes(b"map")
+    """A store and maps of slide "a" where a run would have made them."""
+    a_store(folder.store("a").removesuffix("/a.zarr"), a_slide(tmp_path)[0])
+    with filled(folder.maps, name="a") as room:
+        for name in ("a_overlay.png", "a_lesions.geojson"):
+            (room / name).write_bytes(b"map")
     folder.event("slide_started", slide_id="a")
 
 
-def test_a_recorded_slide_is_at_the_url_and_only_its_pictures_stay_here(files: Any, tmp_path: Path) -> None:
+def test_stores_maps_and_records_are_at_the_url_and_pictures_come_for_the_report(files: Any, tmp_path: Path) -> None:
     folder = opened()
     worked_on(folder, tmp_path)
-    here = {path.relative_to(folder.root).as_posix() for path in folder.store("a").rglob("*") if path.is_file()}
     folder.record(without_result("a", "ok", stage="map"), "key")
-    assert {name.removeprefix("/bucket/run/") for name in files.find("/bucket/run/tiles")} == here
-    assert not folder.store("a").exists() and [path.name for path in folder.maps.iterdir()] == ["a_overlay.png"]
+    assert files.exists("/bucket/run/tiles/a.zarr/zarr.json") and files.exists("/bucket/run/logs/a.log")
+    assert folder.has(["a_overlay.png", "a_lesions.geojson"]) and not folder.has(["a_overlay.png", "a_tissue.png"])
+    assert folder.pictures("a") == {"overlay": folder.root / "maps" / "a_overlay.png"}
     found = opened(resume=True).recorded("a")
     assert found is not None and found[0].slide_id == "a" and math.isnan(found[0].cancer_mm2) and found[1] == "key"
 
 
-def test_a_store_comes_back_for_its_own_key_and_only_what_changed_is_put_again(files: Any, tmp_path: Path) -> None:
+def test_what_was_cut_of_a_slide_is_there_for_the_next_job(files: Any, tmp_path: Path) -> None:
     folder = opened()
     worked_on(folder, tmp_path)
-    folder.record(without_result("a", "ok", stage="map"), "key")
-    made = {name: files.modified(name) for name in files.find("/bucket/run/tiles")}
-    folder.fetch("a", "another key")
-    assert not folder.store("a").exists()
-    folder.fetch("a", "k1")
-    (folder.store("a") / "zarr.json").write_bytes((folder.store("a") / "zarr.json").read_bytes() + b"\n")
-    folder.deliver("a")
-    again = {name: files.modified(name) for name in files.find("/bucket/run/tiles")}
-    assert [name for name in made if again[name] != made[name]] == ["/bucket/run/tiles/a.zarr/zarr.json"]
-
-
-def test_a_store_whose_delivery_was_cut_short_counts_as_none(files: Any, tmp_path: Path) -> None:
-    folder = opened()
-    worked_on(folder, tmp_path)
-    folder.deliver("a")
-    files.rm("/bucket/run/tiles/a.zarr/zarr.json")  # removed first, written last
-    other = opened(resume=True)
-    other.fetch("a", "k1")
-    assert not other.store("a").exists()
+    cut_shard(folder.store("a"), 2)
+    del folder
+    store = open_store(opened(resume=True).store("a"), complete=False)
+    assert missing_shards(store) == [0, 1, 3, 4]
 
 
 def test_what_a_killed_job_had_under_way_is_found_again_and_a_living_job_has_a_folder_of_its_own(files: Any) -> None:
@@ -126,16 +115,18 @@ def test_other_files_at_a_url_are_never_touched_and_a_run_only_when_that_is_said
     assert account_of(URL) == opened(resume=True).account() and account_of("memory://bucket/no") == {}
 
 
-def test_workers_that_cannot_see_the_folder_here_are_refused(files: Any) -> None:
+def test_workers_that_cannot_reach_the_url_are_refused(files: Any) -> None:
     folder = opened()
-    folder.check_workers("local")
-    with pytest.raises(ConfigError, match=r"workers of tcp://h:1 .* give --out a folder all can reach"):
+    folder.check_workers("threads")
+    with pytest.raises(ConfigError, match=r"is this process's own memory, which no worker sees; use s3:// or a path"):
         folder.check_workers("tcp://h:1")
+    with pytest.raises(ConfigError, match=r"jobs of slurm write their logs to a folder .* --scheduler tcp://host:port"):
+        folder.check_workers("slurm")
 
 
 def test_messages_tell_the_url_for_the_folder_here(files: Any) -> None:
     folder = opened()
-    assert folder.told(f"{folder.store('a')}: disk full") == f"{URL}/tiles/a.zarr: disk full"
+    assert folder.told(f"{folder.root}/records/a.json: disk full") == f"{URL}/records/a.json: disk full"
     folder.event("traceback", text=str(folder.root / "x"))
     assert str(folder.root) not in (folder.root / "events.jsonl").read_text()
 

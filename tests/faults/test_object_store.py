@@ -1,4 +1,4 @@
-"""Slides and run folder in an object store, a real server of S3 on loopback: killed, gone on with, as on a disk."""
+"""Slides and run folder in an object store, a real server of S3 on loopback: as on a disk, killed and on a cluster."""
 
 import json
 import os
@@ -14,31 +14,48 @@ from typing import Any
 import pytest
 from outcome import outcome
 
+from benchmarks.loopback import loopback
 from wsi_pipeline.cli.group import group
+from wsi_pipeline.config import load_config
+from wsi_pipeline.maps.tables import write_slides_table
+from wsi_pipeline.pipeline.lanes import Recipe, RemoteClassifier
+from wsi_pipeline.pipeline.remote_folder import open_run
+from wsi_pipeline.pipeline.run import run_cohort
+from wsi_pipeline.slide.cohort import find_slides
 from wsi_pipeline.slide.synthetic import draw_cohort
 from wsi_pipeline.slide.urls import remote
 
 moto = pytest.importorskip("moto.server")
-pytest.importorskip("s3fs")
+s3fs = pytest.importorskip("s3fs")
 
+DEMO = Recipe("demo", device="cpu", batch=None, resample=False)
 SECRET = "a-secret-of-this-test"
 KNOBS = ["--scheduler", "threads", "--workers", "2", "--set", "tiles.shard_tiles=4", "--set", "outputs.overlay=false"]
 
 
-@pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The files of an S3 server with an empty bucket `bucket`; its keys and address are in the environment alone."""
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of an S3 server; file systems that know another from elsewhere are forgotten."""
+    s3fs.S3FileSystem.clear_instance_cache()
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
-    told = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": SECRET}
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The files of that server with an empty bucket `bucket`; its keys and address are in the environment alone."""
+    told = {"ENDPOINT_URL": server, "ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": SECRET}
     for name, value in (told | {"DEFAULT_REGION": "us-east-1"}).items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("WSI_PIPELINE_CACHE_DIR", str(tmp_path / "cache"))
     files, _ = remote("s3://bucket")
+    if files.exists("bucket"):
+        files.rm("bucket", recursive=True)
     files.mkdir("bucket")
-    yield files
-    server.stop()
+    return files
 
 
 def words(slides: str, out: str, *more: str) -> list[str]:
@@ -51,38 +68,74 @@ def start(slides: str, out: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, start_new_session=True, **told)
 
 
+def shards_at(bucket: Any) -> list[str]:
+    """The shards of pixels that are in the bucket."""
+    return [name for name in bucket.find("bucket/run/tiles") if "/tiles/c/" in name]
+
+
+def told(run: Path, name: str) -> list[dict[str, Any]]:
+    """The events of that name, of all jobs."""
+    texts = (path.read_text() for path in run.glob("events-*.jsonl"))
+    return [found for text in texts for found in map(json.loads, text.splitlines()) if found["event"] == name]
+
+
 @pytest.mark.slow
-def test_a_run_from_and_to_an_object_store_killed_once_ends_as_one_on_a_disk(
+def test_a_run_from_and_to_an_object_store_killed_inside_a_slide_ends_as_one_on_a_disk(
     bucket: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     draw_cohort(tmp_path / "slides", slides=2, size_px=(1000, 1000), mpp=0.5, seed=9)
     bucket.put(str(tmp_path / "slides"), "bucket/slides", recursive=True)
     killed = start("s3://bucket/slides", "s3://bucket/run")
-    while not (bucket.exists("bucket/run/records") and bucket.ls("bucket/run/records")):
+    while not (bucket.exists("bucket/run/tiles") and shards_at(bucket)):
         assert killed.poll() is None, killed.communicate()
-        time.sleep(0.05)
+        time.sleep(0.02)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
-    first = bucket.ls("bucket/run/records")
+    first = shards_at(bucket)
     shutil.rmtree(tmp_path / "cache" / "slides")
+    assert group.main(words("s3://bucket/slides", "s3://bucket/run", "--resume"), standalone_mode=False) == 0
     assert group.main(words("s3://bucket/slides", "s3://bucket/run", "--resume"), standalone_mode=False) == 0
     said = "".join(capfd.readouterr())
     assert "s3://bucket/run/slides.csv" in said, said
     bucket.get("bucket/run", str(tmp_path / "fetched"), recursive=True)
     assert group.main(words(str(tmp_path / "slides"), str(tmp_path / "run")), standalone_mode=False) == 0
     assert outcome(tmp_path / "fetched") == outcome(tmp_path / "run")
-    events = (path.read_text() for path in (tmp_path / "fetched").glob("events-*.jsonl"))
-    lines = [json.loads(line) for text in events for line in text.splitlines()]
-    kept = [line["slide_id"] for line in lines if line["event"] == "slide_kept"]
-    print(f"records when killed: {first}; kept: {kept}")
-    assert kept == [Path(name).stem for name in first]
-    fetched = {path.stem for path in (tmp_path / "cache" / "slides").glob("*/*.tif")}
-    assert fetched == {"synthetic_01", "synthetic_02"} - set(kept)  # what is known to be unchanged is not read
+    written = sum(event["shards_written"] for event in told(tmp_path / "fetched", "tiles_done"))
+    print(f"{len(first)} of {len(shards_at(bucket))} shards there when killed; {written} written after it")
+    assert len(first) + written == len(shards_at(bucket))  # what was there is not done again
+    assert len(told(tmp_path / "fetched", "slide_kept")) == 2  # by the third run
     claims = [Path(name).name for name in bucket.ls("bucket/run/claims")]
     assert all(name.startswith(".") for name in claims)  # the clock of the killed job, as on a disk
-    assert not list((tmp_path / "cache" / "runs").glob("*/*"))
+    assert not [path for where in ("runs", "drafts") for path in (tmp_path / "cache" / where).glob("*/*")]
     for path in (tmp_path / "fetched").rglob("*"):
         if path.is_file():
             data = path.read_bytes()
             assert SECRET.encode() not in data and str(tmp_path).encode() not in data, path
     assert SECRET not in said and str(tmp_path) not in said
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_that_share_no_disk_do_the_slides_of_a_bucket_and_one_may_die(
+    bucket: Any, tmp_path: Path
+) -> None:
+    draw_cohort(tmp_path / "slides", slides=3, size_px=(1000, 1000), mpp=0.5, seed=9)
+    bucket.put(str(tmp_path / "slides"), "bucket/slides", recursive=True)
+    knobs = ["tiles.shard_tiles=4", "outputs.overlay=false"]
+    with loopback(tmp_path / "cluster", readers=2, gpus=1) as cluster:
+
+        def kill_one(name: str, facts: dict[str, Any]) -> None:
+            if name == "tiles_cut" and "read-1" in cluster.workers:
+                cluster.kill("read-1")
+
+        config = load_config(None, [*knobs, f"run.scheduler={cluster.address}"])
+        folder = open_run("s3://bucket/run")
+        folder.check_workers(cluster.address)
+        entries, classifier = find_slides("s3://bucket/slides"), RemoteClassifier(DEMO)
+        rows = list(run_cohort(entries, folder, config, classifier=classifier, listen=kill_one))
+    here = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert [row.status for row in rows] == ["ok"] * 3, rows
+    assert not [name for name in here if name.endswith((".tif", ".partial")) or name.isdecimal()]  # all by the workers
+    bucket.get("bucket/run", str(tmp_path / "fetched"), recursive=True)
+    write_slides_table(rows, tmp_path / "fetched")
+    assert group.main(words(str(tmp_path / "slides"), str(tmp_path / "run")), standalone_mode=False) == 0
+    assert outcome(tmp_path / "fetched") == outcome(tmp_path / "run")
