@@ -87,13 +87,14 @@ def drop_logits(store_path: str | Path) -> None:
     """Remove what was kept, after the scores are complete."""
     place = place_of(store_path)
     with place.writing():
-        del zarr.open_group(place.zarr, mode="r+")[NAME]  # also what a kill left of it; none there is no error
+        group = zarr.open_group(place.zarr, mode="r+", zarr_format=3)
+        del group[NAME]  # also what a kill left of it; none there is no error
 
 
 def _found(store_path: str, key: str, size: tuple[int, ...]) -> Any:
     """The array of that key and size; None where it is not there, or not whole."""
     try:
-        array: Any = zarr.open_group(place_of(store_path).zarr, mode="r+")[NAME]
+        array: Any = zarr.open_group(place_of(store_path).zarr, mode="r+", zarr_format=3)[NAME]
         return array if array.attrs[ATTRIBUTES]["key"] == key and array[:].shape == size else None
     except (KeyError, TypeError, ValueError, AttributeError):  # the last where a group lies there
         return None
@@ -101,7 +102,7 @@ def _found(store_path: str, key: str, size: tuple[int, ...]) -> Any:
 
 def _laid(store_path: str, key: str, size: tuple[int, ...]) -> Any:
     """The array, empty, in place of what lay there."""
-    scores: Any = zarr.open_group(place_of(store_path).zarr, mode="r+").require_group(GROUP)
+    scores: Any = zarr.open_group(place_of(store_path).zarr, mode="r+", zarr_format=3).require_group(GROUP)
     return scores.create_array(
         NAME.removeprefix(f"{GROUP}/"),
         shape=size,

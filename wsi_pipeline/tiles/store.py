@@ -9,6 +9,7 @@ see places.py.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,20 @@ class TileStore:
     def mask(self) -> TissueMask:
         """The tissue mask and the thumbnail that the grid was laid on."""
         with _reading(self.place):
-            return read_tissue(zarr.open_group(self.place.zarr, mode="r"))
+            return read_tissue(zarr.open_group(self.place.zarr, mode="r", zarr_format=3))
 
     def flags(self, start: int, stop: int) -> np.ndarray:
         """(n,) bool of tiles start to stop, False where unreadable; of shards that are there alone."""
+        return self._all_flags[start:stop] if self.status == "complete" else self._read_flags(start, stop)
+
+    @cached_property
+    def _all_flags(self) -> np.ndarray:
+        """Read once of a complete store: in an object store each look costs as much as a tile."""
+        return self._read_flags(0, self.n_tiles)
+
+    def _read_flags(self, start: int, stop: int) -> np.ndarray:
         with _reading(self.place):
-            return np.asarray(zarr.open_array(self.place.zarr, path="readable", mode="r")[start:stop])
+            return np.asarray(zarr.open_array(self.place.zarr, path="readable", mode="r", zarr_format=3)[start:stop])
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Tiles start to stop: (n, tile_px, tile_px, 3) uint8 RGB, and (n,) bool, False where unreadable.
@@ -242,7 +251,7 @@ def mark_complete(store: TileStore) -> TileStore:
         count = f"{len(absent)} of {len(store.shards)}"
         raise StoreError(f"{store.path}: {count} shards missing, first {absent[0]}; run again with --resume")
     with store.place.writing():
-        group = zarr.open_group(store.place.zarr, mode="r+")
+        group = zarr.open_group(store.place.zarr, mode="r+", zarr_format=3)
         group.attrs[ATTRIBUTES] = {**read_attributes(group), "status": "complete"}
     return replace(store, status="complete")
 
