@@ -11,7 +11,7 @@ from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.forks import begin_workers
 from wsi_pipeline.pipeline.remote_folder import account_of, open_run
-from wsi_pipeline.pipeline.run import Stage
+from wsi_pipeline.pipeline.work import Stage
 from wsi_pipeline.slide.cache import use_cache
 from wsi_pipeline.slide.cohort import SlideEntry
 

@@ -19,7 +19,8 @@ from wsi_pipeline.pipeline.account import Account
 from wsi_pipeline.pipeline.folder import MARK, RunFolder, now
 from wsi_pipeline.pipeline.heard import heard
 from wsi_pipeline.pipeline.pseudonyms import pseudonymise, refuse_mixture
-from wsi_pipeline.pipeline.run import Listen, Scoring, Stage, run_cohort
+from wsi_pipeline.pipeline.run import run_cohort
+from wsi_pipeline.pipeline.work import Listen, Scoring, Stage
 from wsi_pipeline.slide.cohort import SlideEntry
 
 _LIBRARIES = (

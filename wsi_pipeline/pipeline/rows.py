@@ -1,0 +1,48 @@
+"""How a slide's way ended -> its row: as far as it was asked to go, or where and why it failed."""
+
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+from wsi_pipeline.errors import ScaleError, SlideError, StalledError, WsiError
+from wsi_pipeline.maps.result import SlideResult, without_result
+from wsi_pipeline.pipeline.work import Run, Work
+from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.files import by_own_name
+
+
+def reached(work: Work, tiles: int) -> SlideResult:
+    """The row of a slide that a `tile` or `score` run took as far as it goes."""
+    result = without_result(work.entry.slide_id, "ok" if tiles else "no_tissue", stage=work.stage, slide=work.slide)
+    return with_entry(replace(result, tiles=tiles, seconds=round(work.seconds, 3)), work.entry)
+
+
+def failure(run: Run, work: Work, error: Exception) -> SlideResult:
+    """The row of a slide that failed; the traceback of what was not foreseen goes to its log."""
+    path = Path(work.entry.path)
+    if not isinstance(error, WsiError):
+        text = by_own_name("".join(traceback.format_exception(error)), path)
+        run.folder.event("traceback", slide_id=work.entry.slide_id, text=text)
+    message = run.folder.told(str(error) if isinstance(error, WsiError) else f"{type(error).__name__}: {error}")
+    stalled = isinstance(error, StalledError)  # then nothing more is asked of its path
+    result = without_result(
+        work.entry.slide_id,
+        _status_of(error, work.stage),
+        stage=work.stage,
+        error=type(error).__name__,
+        message=f"{path.name}: {message}" if stalled else by_own_name(message, path),
+        slide=work.slide,
+    )
+    return with_entry(replace(result, seconds=round(work.seconds, 3)), work.entry)
+
+
+def _status_of(error: Exception, stage: str) -> str:
+    if isinstance(error, ScaleError) and stage == "open":
+        return "no_mpp"
+    of_slide = isinstance(error, SlideError) and stage != "map"  # maps are drawn from the store alone
+    return "unreadable" if of_slide else "failed"
+
+
+def with_entry(result: SlideResult, entry: SlideEntry) -> SlideResult:
+    """The row with what the manifest says of the slide."""
+    return replace(result, label=entry.label, patient_id=entry.patient_id, split=entry.split)
