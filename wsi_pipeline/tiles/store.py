@@ -28,6 +28,7 @@ from wsi_pipeline.tiles.codecs import (
     encode_jpeg,
     encode_zstd,
     jpeg_chunks,
+    jpegs_of,
     store_bytes,
 )
 from wsi_pipeline.tiles.grid import TileGrid
@@ -102,33 +103,52 @@ class TileStore:
         """
         if not self.pixels:
             return read_tiles(self.grid, start, stop, self.reading)
-        parts = [self._read_shard(shard, start, stop) for shard in range(len(self.shards))[self._touched(start, stop)]]
+        parts = [self._read_shard(shard, start, stop) for shard in self._touched(start, stop)]
         if len(parts) == 1:
             return parts[0]
         none = np.empty((0, self.grid.tile_px, self.grid.tile_px, 3), np.uint8), np.empty(0, bool)
         tiles, readable = zip(none, *parts, strict=True)
         return np.concatenate(tiles), np.concatenate(readable)
 
+    def read_jpegs(self, start: int, stop: int) -> tuple[list[bytes], np.ndarray]:
+        """Tiles start to stop as the JPEGs that they are kept as, and (n,) bool, False where unreadable.
+
+        They are not decoded, so their damage does not show here. Raises StoreError where they are not kept so.
+        """
+        if not self.pixels or self.codec != "jpeg":
+            kept = f"pixels in {self.codec}" if self.pixels else "coordinates"
+            raise StoreError(
+                f"{self.path}: holds {kept}, no JPEGs; cut tiles with tiles.store=jpeg, or set model.decode=cpu"
+            )
+        parts = [self._chunks(shard, start, stop) for shard in self._touched(start, stop)]
+        jpegs = [jpeg for chunks, _ in parts for jpeg in jpegs_of(chunks)]
+        return jpegs, np.concatenate([np.empty(0, bool), *(readable for _, readable in parts)])
+
     def shard_file(self, shard: int) -> Path:
         """The file of a shard's pixels."""
         name = Path("tiles", "c", str(shard), "0", "0", "0") if self.codec == "zstd" else Path("jpegs", "c", str(shard))
         return Path(self.path) / name
 
-    def _touched(self, start: int, stop: int) -> slice:
+    def _touched(self, start: int, stop: int) -> range:
         """The shards that tiles start to stop lie in."""
-        return slice(start // self.shard_tiles, -(-min(stop, self.n_tiles) // self.shard_tiles) if stop > start else 0)
+        return range(start // self.shard_tiles, -(-min(stop, self.n_tiles) // self.shard_tiles) if stop > start else 0)
 
     def _read_shard(self, shard: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Those of tiles start to stop that lie in one shard."""
+        chunks, readable = self._chunks(shard, start, stop)
+        with _reading(Path(self.path)):
+            if self.codec == "zstd":
+                return decode_zstd(chunks, self.grid.tile_px), readable
+            tiles, decoded = decode_jpeg(jpegs_of(chunks), self.grid.tile_px)
+            return tiles, readable & decoded
+
+    def _chunks(self, shard: int, start: int, stop: int) -> tuple[list[bytes], np.ndarray]:
+        """The same as they are encoded."""
         first, last = self.shards[shard]
         start, stop = max(start, first), min(stop, last)
         chunks = read_shard_file(self.shard_file(shard), self.shard_tiles, start - first, stop - first)
         with _reading(Path(self.path)):
-            readable = np.asarray(zarr.open_array(self.path, path="readable", mode="r")[start:stop])
-            if self.codec == "zstd":
-                return decode_zstd(chunks, self.grid.tile_px), readable
-            tiles, decoded = decode_jpeg(chunks, self.grid.tile_px)
-            return tiles, readable & decoded
+            return chunks, np.asarray(zarr.open_array(self.path, path="readable", mode="r")[start:stop])
 
 
 def create_store(
