@@ -27,7 +27,8 @@ from wsi_pipeline.learn.fold import folded
 from wsi_pipeline.learn.models import build_model
 from wsi_pipeline.scores.ahead import Read, read_ahead
 from wsi_pipeline.scores.cores import cores
-from wsi_pipeline.scores.engines import open_decoder, pick_device
+from wsi_pipeline.scores.engines import pick_device
+from wsi_pipeline.scores.gpu_jpeg import OPTIONS, JpegDecoder
 from wsi_pipeline.scores.infer import Scorer
 from wsi_pipeline.scores.torch_engine import TorchEngine
 from wsi_pipeline.tiles.codecs import decode_jpeg
@@ -90,16 +91,18 @@ def decoding(device: torch.device, px: int, batch: int, turns: int) -> list[Resu
 
     Raises ModelError where the device decodes none.
     """
-    decoder, jpegs = open_decoder(str(device)), jpeg_tiles(8 * batch, px)
+    decoder, jpegs = JpegDecoder(str(device)), jpeg_tiles(8 * batch, px)
+    other_way = JpegDecoder(str(device), f"{OPTIONS} nvjpeg_cuda_decoder:hybrid_huffman_threshold=0")
     scorer = Scorer(random_checkpoint("densenet121", px), str(device), "torch", compiled=device.type == "cuda")
     pixels, _ = decode_jpeg(jpegs, px)
     rows = np.arange(len(jpegs))
     ways: dict[str, tuple[Read, int]] = {
         "model.decode=gpu": (lambda rows: decoder.decode([jpegs[row] for row in rows], px), 2),
+        "its Huffman codes on the GPU too": (lambda rows: other_way.decode([jpegs[row] for row in rows], px), 2),
         "the CPU's cores": (lambda rows: decode_jpeg([jpegs[row] for row in rows], px), cores()),
         "pixels": (lambda rows: (pixels[rows[0] : rows[-1] + 1], np.ones(len(rows), bool)), 4),
     }
-    own, other, _ = ways
+    own, huffman, other, _ = ways
 
     def decoded(read: Read, readers: int) -> float:
         return float(sum(readable.sum() for _, _, readable in read_ahead(read, rows, batch, readers=readers)))
@@ -109,7 +112,7 @@ def decoding(device: torch.device, px: int, batch: int, turns: int) -> list[Resu
         parts = [part for _, tiles, _ in batches for part in scorer.submit(tiles, px)]
         return float(sum(len(part.result()[0]) for part in parts))
 
-    alone = {name: partial(decoded, *ways[name]) for name in (own, other)}
+    alone = {name: partial(decoded, *ways[name]) for name in (own, huffman, other)}
     behind = {name: partial(scored, *way) for name, way in ways.items()}
     size = f"{sum(map(len, jpegs)) // len(jpegs):,} bytes a tile"
     return [

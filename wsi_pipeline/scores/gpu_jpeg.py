@@ -27,8 +27,10 @@ from wsi_pipeline.tiles.codecs import WHITE, decode_jpeg
 
 MOST_OFF = 16  # levels between two decoders' pixels: rounding gives 1 to 4, colours taken for others tens
 _TRIAL_PX = 64
-_RGB = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # how `standalone` begins where colours are RGB
+_HEAD = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # how `standalone` begins, then what colours are
+_RGB, _YCBCR = _HEAD + b"\0", _HEAD + b"\1"
 _END = b"\xff\xd9"
+OPTIONS = ":fancy_upsampling=1"  # smooths enlarged colours, as libjpeg-turbo does
 _INSTALL = "pip install 'wsi-pipeline[gpu]', which is for CUDA 13, or set model.decode=cpu"
 
 log = logging.getLogger(__name__)
@@ -37,15 +39,15 @@ log = logging.getLogger(__name__)
 class JpegDecoder:
     """A decoder on one device; threads that call it take turns."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, options: str = OPTIONS) -> None:
         """Tries it out on two tiles, YCbCr and RGB. Raises ModelError where the library or its nvJPEG is missing,
-        or where YCbCr, which most JPEGs are in, does not come out as by libjpeg-turbo."""
+        or where YCbCr does not come out as by libjpeg-turbo; RGB that does not is left to the CPU."""
         self.device = torch.device(device)
         self._one = threading.Lock()
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._library = _library()
-        self._decoder = _open(self._library, self.device)
-        self._params = self._library.DecodeParams(apply_exif_orientation=False)
+        self._decoder = _open(self._library, self.device, options)
+        self._params = _params(self._library)
         self._knows_rgb = True
         self._try_out()
 
@@ -76,25 +78,29 @@ class JpegDecoder:
 
     def _by_device(self, jpegs: Sequence[bytes], px: int) -> list[Tensor | None]:
         """(px, px, 3) uint8 of each JPEG; None where it is refused."""
-        streams = [self._code_stream(jpeg, px) for jpeg in jpegs]
+        found: list[Tensor | None] = [None] * len(jpegs)
         stream = 0 if self._stream is None else self._stream.cuda_stream
-        known = [code for code in streams if code is not None]
-        images = iter(self._decoder.decode(known, params=self._params, cuda_stream=stream) if known else ())
-        return [None if code is None else self._tensor(next(images)) for code in streams]
+        in_rgb = np.array([jpeg.startswith(_RGB) for jpeg in jpegs], bool)
+        for rgb, params in self._params.items():
+            codes = {row: self._code_stream(jpegs[row], px) for row in np.flatnonzero(in_rgb == rgb).tolist()}
+            codes = {row: code for row, code in codes.items() if code is not None}
+            images = self._decoder.decode(list(codes.values()), params=params, cuda_stream=stream) if codes else []
+            for row, image in zip(codes, images, strict=True):
+                found[row] = None if image is None else self._tensor(image)
+        return found
 
     def _code_stream(self, jpeg: bytes, px: int) -> Any:
-        """What the library decodes; None where that would be no whole tile, or in colours that it takes for others."""
-        if not jpeg.endswith(_END) or (jpeg.startswith(_RGB) and not self._knows_rgb):
+        """What the library decodes; None where that would be no whole tile. RGB poses as YCbCr, see `_params`."""
+        rgb = jpeg.startswith(_RGB)
+        if not jpeg.endswith(_END) or (rgb and not self._knows_rgb):
             return None
         try:
-            code = self._library.CodeStream(jpeg)
+            code = self._library.CodeStream(_YCBCR + jpeg[len(_RGB) :] if rgb else jpeg)
             return code if (code.height, code.width, code.num_channels) == (px, px, 3) else None
         except RuntimeError:  # no JPEG
             return None
 
-    def _tensor(self, image: Any) -> Tensor | None:
-        if image is None:
-            return None
+    def _tensor(self, image: Any) -> Tensor:
         on_cpu = self._stream is None
         return torch.from_numpy(np.asarray(image)) if on_cpu else torch.as_tensor(image, device=self.device)
 
@@ -102,7 +108,7 @@ class JpegDecoder:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _try_out(self) -> None:
-        """Whether colours come out as by libjpeg-turbo: the library's own parser takes all that has three for YCbCr."""
+        """Whether colours come out as by libjpeg-turbo."""
         shade = np.indices((_TRIAL_PX, _TRIAL_PX)) * 4
         tile = np.stack([shade[0], 255 - shade[0], shade[1]], axis=2).astype(np.uint8)
         ycbcr, rgb = (
@@ -129,8 +135,22 @@ def _library() -> Any:
         raise ModelError(f"model.decode=gpu: needs nvImageCodec ({error}); {_INSTALL}") from None
 
 
-def _open(library: Any, device: torch.device) -> Any:
-    """A decoder that smooths enlarged colours, as libjpeg-turbo does; no JPEG engine, which not every GPU has."""
+def _params(library: Any) -> dict[bool, Any]:
+    """How JPEGs in YCbCr (False) and in RGB (True) are decoded.
+
+    The library takes three channels for YCbCr, whatever the marker says, and a GPU has no way of its own for RGB: it
+    is given as YCbCr and asked for as YCbCr, so that nothing is converted.
+    """
+    spec, form = library.ColorSpec, library.SampleFormat
+    asked = {False: (spec.SRGB, form.I_RGB), True: (spec.SYCC, form.I_YUV)}
+    return {
+        rgb: library.DecodeParams(apply_exif_orientation=False, color_spec=colours, sample_format=layout)
+        for rgb, (colours, layout) in asked.items()
+    }
+
+
+def _open(library: Any, device: torch.device, options: str) -> Any:
+    """The library's decoder on a device; without the JPEG engines, which only some GPUs have, so that all are alike."""
     on_gpu = device.type == "cuda"
     kinds = library.BackendKind
     allowed = [kinds.GPU_ONLY, kinds.HYBRID_CPU_GPU] if on_gpu else [kinds.CPU_ONLY]
@@ -139,7 +159,7 @@ def _open(library: Any, device: torch.device) -> Any:
             device_id=device.index or 0 if on_gpu else library.NVIMGCODEC_DEVICE_CPU_ONLY,
             max_num_cpu_threads=cores(),
             backends=[library.Backend(kind) for kind in allowed],
-            options=":fancy_upsampling=1",
+            options=options,
         )
     except RuntimeError as error:
         raise ModelError(f"model.decode=gpu: nvImageCodec cannot be used on {device} ({error}); {_INSTALL}") from None
