@@ -91,7 +91,7 @@ def decoding(device: torch.device, px: int, batch: int, turns: int) -> list[Resu
 
     Raises ModelError where the device decodes none.
     """
-    decoder, jpegs = JpegDecoder(str(device)), jpeg_tiles(8 * batch, px)
+    decoder, jpegs = JpegDecoder(str(device)), jpeg_tiles((8 if device.type == "cuda" else 2) * batch, px)
     other_way = JpegDecoder(str(device), f"{OPTIONS} nvjpeg_cuda_decoder:hybrid_huffman_threshold=0")
     scorer = Scorer(random_checkpoint("densenet121", px), str(device), "torch", compiled=device.type == "cuda")
     pixels, _ = decode_jpeg(jpegs, px)

@@ -25,7 +25,7 @@ from wsi_pipeline.scores.cores import cores
 from wsi_pipeline.slide.jpeg import encode, standalone
 from wsi_pipeline.tiles.codecs import WHITE, decode_jpeg
 
-MOST_OFF = 16  # levels between two decoders' pixels: rounding gives 1 to 4, colours taken for others tens
+MOST_OFF = 16  # levels between two decoders' pixels: rounding gives a few, colours taken for others tens
 _TRIAL_PX = 64
 _HEAD = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # how `standalone` begins, then what colours are
 _RGB, _YCBCR = _HEAD + b"\0", _HEAD + b"\1"
@@ -138,8 +138,8 @@ def _library() -> Any:
 def _params(library: Any) -> dict[bool, Any]:
     """How JPEGs in YCbCr (False) and in RGB (True) are decoded.
 
-    The library takes three channels for YCbCr, whatever the marker says, and a GPU has no way of its own for RGB: it
-    is given as YCbCr and asked for as YCbCr, so that nothing is converted.
+    The library takes three channels for YCbCr whatever the marker says, and what nvJPEG makes of the marker is not
+    documented; so RGB is given as YCbCr and asked for as YCbCr, and nothing is converted.
     """
     spec, form = library.ColorSpec, library.SampleFormat
     asked = {False: (spec.SRGB, form.I_RGB), True: (spec.SYCC, form.I_YUV)}
