@@ -1,4 +1,4 @@
-"""Images a second of a DenseNet-121 on a GPU, batch by batch, and the roofline that bounds it.
+"""Images a second of a DenseNet-121 on a GPU, batch by batch, and the roofline that bounds it; JPEGs decoded there.
 
 `python -m benchmarks.gpu [--quick] [--device cuda:0] [--json FOLDER]`; without a GPU it says so and measures nothing,
 unless `--device cpu` is asked for, which tries the same code.
@@ -6,22 +6,32 @@ unless `--device cpu` is asked for, which tries the same code.
 The roofline: bytes that the folded network must move at the measured copy rate, or its operations at the measured
 rate of matrix products, whichever takes longer. Fused: each block's convolutions read what they need and write what
 they make once; unfused: every layer reads its input and writes its output.
+
+JPEG tiles (4:2:0, quality 80) are decoded by `model.decode=gpu` and by the CPU's cores, alone and with the network
+behind, as a run has it: readers ahead of it, two that take turns at the GPU or one a core.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
+import simplejpeg
 import torch
 from torch import nn
 
 from benchmarks.networks import layer_sizes, random_checkpoint
 from benchmarks.timing import Benchmark, Result, arguments, finish, rounds, take_turns
+from wsi_pipeline.errors import ModelError
 from wsi_pipeline.learn.fold import folded
 from wsi_pipeline.learn.models import build_model
+from wsi_pipeline.scores.ahead import Read, read_ahead
+from wsi_pipeline.scores.cores import cores
 from wsi_pipeline.scores.engines import pick_device
+from wsi_pipeline.scores.gpu_jpeg import OPTIONS, JpegDecoder
 from wsi_pipeline.scores.infer import Scorer
 from wsi_pipeline.scores.torch_engine import TorchEngine
+from wsi_pipeline.tiles.codecs import decode_jpeg
 
 PX = 224
 BATCHES, QUICK_BATCHES = (64, 128, 256, 512, 1024), (64, 256)
@@ -37,12 +47,16 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
     asked = arguments(__doc__ or "", args, **options)
     benchmark = Benchmark("gpu", asked.quick, {"px": asked.px})
     if not asked.device and not torch.cuda.is_available():
-        benchmark.settings["gpu"] = "not measured: no GPU here"
+        benchmark.settings |= dict.fromkeys(("gpu", "jpeg"), "not measured: no GPU here")
     else:
         device = torch.device(pick_device(asked.device or "cuda"))
         batches = asked.batches or (QUICK_BATCHES if asked.quick else BATCHES)
         benchmark.settings |= {"device": device_name(device), "roofline": roofline(device, asked.px)}
         benchmark.results = [sweep(device, asked.px, batch, rounds(asked.quick)) for batch in batches]
+        try:
+            benchmark.results += decoding(device, asked.px, batches[len(batches) // 2], rounds(asked.quick))
+        except ModelError as error:
+            benchmark.settings["jpeg"] = f"not measured: {error}"
     finish(benchmark, asked.json)
     return benchmark
 
@@ -70,6 +84,49 @@ def sweep(device: torch.device, px: int, batch: int, turns: int) -> Result:
     }
     own, *_, other = ways
     return Result(f"densenet121, batch {batch}", "image", own, other, take_turns(ways, rounds=turns))
+
+
+def decoding(device: torch.device, px: int, batch: int, turns: int) -> list[Result]:
+    """JPEG tiles by the device and by the CPU, alone and with the network behind them; pixels for comparison.
+
+    Raises ModelError where the device decodes none.
+    """
+    decoder, jpegs = JpegDecoder(str(device)), jpeg_tiles((8 if device.type == "cuda" else 2) * batch, px)
+    other_way = JpegDecoder(str(device), f"{OPTIONS} nvjpeg_cuda_decoder:hybrid_huffman_threshold=0")
+    scorer = Scorer(random_checkpoint("densenet121", px), str(device), "torch", compiled=device.type == "cuda")
+    pixels, _ = decode_jpeg(jpegs, px)
+    rows = np.arange(len(jpegs))
+    ways: dict[str, tuple[Read, int]] = {
+        "model.decode=gpu": (lambda rows: decoder.decode([jpegs[row] for row in rows], px), 2),
+        "its Huffman codes on the GPU too": (lambda rows: other_way.decode([jpegs[row] for row in rows], px), 2),
+        "the CPU's cores": (lambda rows: decode_jpeg([jpegs[row] for row in rows], px), cores()),
+        "pixels": (lambda rows: (pixels[rows[0] : rows[-1] + 1], np.ones(len(rows), bool)), 4),
+    }
+    own, huffman, other, _ = ways
+
+    def decoded(read: Read, readers: int) -> float:
+        return float(sum(readable.sum() for _, _, readable in read_ahead(read, rows, batch, readers=readers)))
+
+    def scored(read: Read, readers: int) -> float:
+        batches = read_ahead(read, rows, batch, readers=readers)
+        parts = [part for _, tiles, _ in batches for part in scorer.submit(tiles, px)]
+        return float(sum(len(part.result()[0]) for part in parts))
+
+    alone = {name: partial(decoded, *ways[name]) for name in (own, huffman, other)}
+    behind = {name: partial(scored, *way) for name, way in ways.items()}
+    size = f"{sum(map(len, jpegs)) // len(jpegs):,} bytes a tile"
+    return [
+        Result(f"JPEGs of {px} px, batch {batch}", "tile", own, other, take_turns(alone, rounds=turns), notes=size),
+        Result(f"the same and densenet121, batch {batch}", "tile", own, other, take_turns(behind, rounds=turns)),
+    ]
+
+
+def jpeg_tiles(n: int, px: int) -> list[bytes]:
+    """n tiles of soft colours, of which sixteen differ."""
+    steps = np.random.default_rng(0).normal(0, 4, (min(n, 16), px, px, 3))
+    tiles = np.clip(170 + np.cumsum(steps, axis=2), 0, 255).astype(np.uint8)
+    found = [bytes(simplejpeg.encode_jpeg(tile, quality=80, colorsubsampling="420")) for tile in tiles]
+    return [found[row % len(found)] for row in range(n)]
 
 
 def passes(model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, device: torch.device) -> float:

@@ -40,11 +40,18 @@ def test_the_gpu_benchmark_runs_on_a_cpu_and_without_a_gpu_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu.main([]).settings["gpu"] == "not measured: no GPU here"
+    assert {gpu.main([]).settings[name] for name in ("gpu", "jpeg")} == {"not measured: no GPU here"}
     found = gpu.main(["--device", "cpu", "--quick", "--px", "32", "--batches", "1", "--json", str(tmp_path)])
     assert found.results[0].name == "densenet121, batch 1"
     assert found.settings["roofline"]["images_per_s_fused"] > 0
     assert (tmp_path / "gpu.json").exists()
+    if "jpeg" in found.settings:
+        assert "needs nvImageCodec" in found.settings["jpeg"]
+    else:
+        assert [result.name for result in found.results[1:]] == [
+            "JPEGs of 32 px, batch 1",
+            "the same and densenet121, batch 1",
+        ]
 
 
 def test_a_commands_memory_is_watched_and_its_failure_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from wsi_pipeline.errors import ConfigError, ModelError, SlideError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.models import build_densenet, build_model
-from wsi_pipeline.scores import infer
+from wsi_pipeline.scores.ahead import AHEAD, read_ahead, reading
 from wsi_pipeline.scores.infer import Scorer, check_fit, score_tiles
 from wsi_pipeline.scores.torch_engine import reduced
 
@@ -110,9 +110,9 @@ def test_tiles_are_read_once_each_in_order_by_another_thread() -> None:
 
 def test_reading_stays_a_few_batches_ahead() -> None:
     store = a_store(40)
-    batches = infer._read_ahead(store, np.arange(40), 2, readers=1)
+    batches = read_ahead(reading(store), np.arange(40), 2, readers=1)
     next(batches)
-    assert len(store.reads) <= 1 + infer._AHEAD
+    assert len(store.reads) <= 1 + AHEAD
     batches.close()
 
 

@@ -9,7 +9,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.tiles.codecs import decode_jpeg, decode_zstd, encode_jpeg, encode_zstd, jpeg_chunks
+from wsi_pipeline.tiles.codecs import decode_jpeg, decode_zstd, encode_jpeg, encode_zstd, jpeg_chunks, jpegs_of
 from wsi_pipeline.tiles.places import place_of
 from wsi_pipeline.tiles.shards import read_shard, write_shard
 
@@ -103,7 +103,7 @@ def test_jpegs_come_back_as_near_as_their_quality_and_damage_is_white() -> None:
     smooth = np.full((3, PX, PX, 3), (200, 120, 160), np.uint8)
     jpegs = encode_jpeg(smooth, 90)
     jpegs[1] = jpegs[1][:100]
-    found, readable = decode_jpeg(jpeg_chunks(jpegs), PX)
+    found, readable = decode_jpeg(jpegs_of(jpeg_chunks(jpegs)), PX)
     assert readable.tolist() == [True, False, True]
     assert np.abs(found[[0, 2]].astype(int) - smooth[[0, 2]]).max() <= 2
     assert (found[1] == 255).all()

@@ -119,6 +119,11 @@ class ModelKnobs(Section):
         "scores differ from those of windows scored by themselves",
     )
     compiled: bool = knob(False, "torch: compile the network; a minute at the start, faster from then on")
+    decode: Literal["cpu", "gpu"] = knob(
+        "cpu",
+        "where the JPEGs of tiles.store=jpeg are decoded for scoring; on a gpu by nvImageCodec (pip install "
+        "'wsi-pipeline[gpu]'), whose pixels differ by rounding, and which lets damage pass that the cpu's refuses",
+    )
 
 
 class MapKnobs(Section):
@@ -214,6 +219,14 @@ class Config(Section):
             raise ValueError("model.dense: has a stride of 32 px of its own; leave tiles.stride_px and model.adaptive")
         return self
 
+    @model_validator(mode="after")
+    def _jpegs_to_decode(self) -> "Config":
+        if self.model.decode == "gpu" and self.tiles.store != "jpeg":
+            raise ValueError(
+                f"model.decode=gpu: decodes JPEGs, tiles.store is {self.tiles.store}; set tiles.store=jpeg, or leave it"
+            )
+        return self
+
     @property
     def stride_px(self) -> int:
         """Step from tile to tile in pixels at the tiles' scale."""
@@ -262,6 +275,8 @@ def scoring_key(config: Config, tiles: str, checkpoint_id: str) -> str:
         known["adaptive"] = (config.model.adaptive_tolerance, config.maps.threshold)
     if config.model.dense:
         known["dense"] = config.tiles.min_tissue
+    if config.model.decode != "cpu":
+        known["decode"] = config.model.decode
     return digest(known)
 
 
@@ -273,6 +288,8 @@ def mapping_key(config: Config, scores: str) -> str:
 def config_hash(config: Config) -> str:
     """The knobs that can change a result, as 16 hex digits; machines and switched-off files do not count."""
     machine = {"batch", "device", "engine", "compiled"}
+    if config.model.decode == "cpu":  # as before it could be another
+        machine.add("decode")
     return digest(config.model_dump(exclude={"run": True, "slurm": True, "outputs": True, "model": machine}))
 
 

@@ -25,6 +25,7 @@ def load(config: Config) -> tuple[Classifier | RemoteClassifier, dict[str, Any]]
         adaptive=Adaptive(knobs.adaptive_tolerance, config.maps.threshold) if knobs.adaptive else None,
         dense=knobs.dense,
         min_tissue=config.tiles.min_tissue,
+        decode=knobs.decode,
     )
     here = config.run.scheduler in ("local", "threads")
     classifier = recipe.open() if here else RemoteClassifier(recipe)

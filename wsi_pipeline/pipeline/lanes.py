@@ -17,7 +17,7 @@ from wsi_pipeline.learn.checkpoint import load_checkpoint
 from wsi_pipeline.pipeline.heard import heard
 from wsi_pipeline.pipeline.score import Classifier
 from wsi_pipeline.scores.adaptive import Adaptive
-from wsi_pipeline.scores.engines import EngineName
+from wsi_pipeline.scores.engines import Decoding, EngineName
 
 _opening = Lock()
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Recipe:
     adaptive: Adaptive | None = None
     dense: bool = False
     min_tissue: float = 0.0
+    decode: Decoding = "cpu"
 
     def open(self) -> Classifier:
         """The classifier, loaded."""

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from wsi_pipeline.errors import StoreError
+from wsi_pipeline.errors import ModelError, StoreError
 from wsi_pipeline.learn.checkpoint import load_checkpoint
 from wsi_pipeline.scores.adaptive import Adaptive
-from wsi_pipeline.scores.engines import EngineName, pick_device
+from wsi_pipeline.scores.engines import Decoding, EngineName, pick_device
 from wsi_pipeline.scores.infer import BATCH, Scorer, kind_of, score_tiles
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
 from wsi_pipeline.scores.unfinished import drop_logits
@@ -24,7 +24,7 @@ class Classifier:
     def __init__(
         self, where: str, *, device: str, batch: int | None, resample: bool,
         engine: EngineName = "auto", compiled: bool = False, adaptive: Adaptive | None = None,
-        dense: bool = False, min_tissue: float = 0.0,
+        dense: bool = False, min_tissue: float = 0.0, decode: Decoding = "cpu",
     ) -> None:  # fmt: skip
         checkpoint = load_checkpoint(where)
         self.id = checkpoint.id
@@ -33,7 +33,10 @@ class Classifier:
         self.positive = checkpoint.positive
         self.threshold = checkpoint.threshold
         self.device = pick_device(device)
-        self._scorer = Scorer(checkpoint, self.device, engine, compiled=compiled, cells=dense)
+        if decode == "gpu" and self.device == "cpu":
+            raise ModelError("model.decode=gpu: the device is cpu; set model.decode=cpu, or score on a GPU")
+        jpegs = decode == "gpu"
+        self._scorer = Scorer(checkpoint, self.device, engine, compiled=compiled, cells=dense, jpegs=jpegs)
         self.engine = self._scorer.engine.name
         self._batch = batch or BATCH[kind_of(self.device)]
         self._resample = resample

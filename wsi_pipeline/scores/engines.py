@@ -16,9 +16,11 @@ import numpy as np
 
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.learn.checkpoint import Checkpoint
+from wsi_pipeline.scores.ahead import Decoder, Pixels
 from wsi_pipeline.scores.onnx_engine import OnnxEngine
 
 EngineName = Literal["auto", "torch", "onnx"]
+Decoding = Literal["cpu", "gpu"]  # where the JPEGs of a store become pixels
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/kfd", "/dev/dxg")  # NVIDIA, Jetson, AMD, GPUs under WSL
 
 
@@ -41,7 +43,7 @@ class Engine(Protocol):
         """To be called once in each thread that calls `forward`."""
         ...
 
-    def forward(self, tiles: np.ndarray, px: int) -> np.ndarray:
+    def forward(self, tiles: Pixels, px: int) -> np.ndarray:
         """Logits (n, C) float32 of tiles (n, H, W, 3) uint8 RGB, reduced to px x px first.
 
         Of an engine opened with `cells` (n, C, px // 32, px // 32): of each 32 x 32 px, their mean being the tile's.
@@ -98,6 +100,14 @@ def open_engine(
     torch = _torch()
     engine: Engine = torch.TorchEngine(checkpoint, device, half=torch.half_of(device), compiled=compiled, cells=cells)
     return engine
+
+
+def open_decoder(device: str, engine: EngineName = "auto") -> Decoder:
+    """What decodes JPEGs on a device, for torch to score them there. Raises ModelError where nothing does."""
+    if engine == "onnx":
+        raise ModelError("engine onnx takes pixels, not JPEGs; use model.engine=auto, or model.decode=cpu")
+    decoder: Decoder = import_module("wsi_pipeline.scores.gpu_jpeg").JpegDecoder(device)
+    return decoder
 
 
 def _torch() -> Any:

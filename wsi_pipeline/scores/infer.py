@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +14,9 @@ from wsi_pipeline.learn.architectures import MIN_INPUT_PX
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.probabilities import probabilities
 from wsi_pipeline.scores.adaptive import Adaptive, lattice_step, score_where_open
+from wsi_pipeline.scores.ahead import Pixels, read_ahead, reading
 from wsi_pipeline.scores.dense import CELL_PX, lay_windows, window_logits
-from wsi_pipeline.scores.engines import EngineName, open_engine
+from wsi_pipeline.scores.engines import EngineName, open_decoder, open_engine
 from wsi_pipeline.scores.store import Scores, p_cancer
 from wsi_pipeline.scores.unfinished import Unfinished, keep_logits
 from wsi_pipeline.tiles.grid import TileGrid
@@ -25,7 +25,7 @@ from wsi_pipeline.tiles.store import TileStore
 MPP_TOLERANCE = 0.05  # objectives called 20x and 40x differ by about as much between scanners
 BATCH = {"cpu": 16, "cuda": 256}  # tiles read at a time and, on a GPU, scored at once
 _READERS = {"cpu": 1, "cuda": 4}  # threads reading ahead: on a CPU the network needs the cores
-_AHEAD = 2  # batches in the queue for each reader
+_DECODING_READERS = 2  # on the scoring device: one reads while the other decodes, and batches wait in its memory
 
 Part = tuple[np.ndarray, float]  # logits (n, C) float32 and the seconds they took in their lane
 
@@ -78,21 +78,26 @@ class Scorer:
         *,
         compiled: bool = False,
         cells: bool = False,
+        jpegs: bool = False,
     ) -> None:
-        """Loads the weights; `device` is cpu or cuda:N, see `open_engine`."""
+        """Loads the weights; `device` is cpu or cuda:N, see `open_engine`.
+
+        With `jpegs`, tiles are taken from the store as JPEGs and decoded on the device, see scores/gpu_jpeg.py.
+        """
         self.checkpoint = checkpoint
         self.device = device
         self.cells = cells
-        self.engine = open_engine(checkpoint, device, engine, compiled=compiled, cells=cells)
+        self.decoder = open_decoder(device, engine) if jpegs else None
+        self.engine = open_engine(checkpoint, device, "torch" if jpegs else engine, compiled=compiled, cells=cells)
         self._lanes = ThreadPoolExecutor(self.engine.lanes, "score-tiles", self.engine.enter_lane)
 
-    def submit(self, tiles: np.ndarray, px: int) -> list["Future[Part]"]:
+    def submit(self, tiles: Pixels, px: int) -> list["Future[Part]"]:
         """Start on tiles (n, H, W, 3) uint8 RGB, reduced to px x px first, divided among the lanes in order."""
         piece = max(1, self.engine.piece(px, len(tiles)))
         parts = (tiles[start : start + piece] for start in range(0, len(tiles), piece))
         return [self._lanes.submit(self._timed, part, px) for part in parts]
 
-    def logits(self, tiles: np.ndarray, px: int) -> np.ndarray:
+    def logits(self, tiles: Pixels, px: int) -> np.ndarray:
         """What `Engine.forward` gives for tiles (n, H, W, 3) uint8 RGB, reduced to px x px first."""
         parts = [part.result()[0] for part in self.submit(tiles, px)]
         return np.concatenate([np.empty((0, *self.shape(px)), np.float32), *parts])
@@ -102,7 +107,7 @@ class Scorer:
         side = px // CELL_PX
         return (len(self.checkpoint.class_names), *((side, side) if self.cells else ()))
 
-    def _timed(self, tiles: np.ndarray, px: int) -> Part:
+    def _timed(self, tiles: Pixels, px: int) -> Part:
         began = perf_counter()
         return self.engine.forward(tiles, px), perf_counter() - began
 
@@ -125,7 +130,7 @@ def score_tiles(
     windows with a tissue share of `min_tissue`, see scores/dense.py. Under `key` logits are kept in the store as
     they come, and those that an interrupted scoring left there are not computed again, see scores/unfinished.py.
     `progress` is told the number of tiles just done. Raises ModelError when tiles and model do not agree
-    (`check_fit`) or the output is not finite, StoreError when the disk is full.
+    (`check_fit`) or the output is not finite, StoreError when the disk is full or JPEGs are asked for and not there.
     """
     if batch < 1:
         raise ConfigError(f"batch: got {batch}; give at least 1 tile")
@@ -182,12 +187,14 @@ class _Passes:
     ) -> None:
         self.store, self.scorer, self.px, self.batch, self.kept = store, scorer, px, batch, kept
         self.progress = progress or (lambda tiles: None)
+        self.read = reading(store, scorer.decoder)
+        self.readers = _READERS[kind_of(scorer.device)] if scorer.decoder is None else _DECODING_READERS
         self.lane_s = 0.0
 
     def logits(self, rows: np.ndarray) -> np.ndarray:
         """Of these tiles, (n, ...) float32 as the scorer's engine gives them; NaN where unreadable."""
         missing = rows[~self.kept.done(rows)]
-        batches = _read_ahead(self.store, missing, self.batch, readers=_READERS[kind_of(self.scorer.device)])
+        batches = read_ahead(self.read, missing, self.batch, readers=self.readers)
         for start, readable, found, seconds in _score_ahead(self.scorer, batches, self.px):
             here = missing[start : start + len(found)]
             _refuse_broken(found, readable, here)
@@ -222,7 +229,7 @@ def _where_open(passes: _Passes, checkpoint: Checkpoint, step: int, adaptive: Ad
 
 
 def _score_ahead(
-    scorer: Scorer, batches: Iterator[tuple[int, np.ndarray, np.ndarray]], px: int
+    scorer: Scorer, batches: Iterator[tuple[int, Pixels, np.ndarray]], px: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, float]]:
     """(first of the rows, readable, logits, seconds of all lanes) of each batch in order.
 
@@ -240,34 +247,6 @@ def _score_ahead(
 def _joined(start: int, readable: np.ndarray, parts: list["Future[Part]"]) -> tuple[int, np.ndarray, np.ndarray, float]:
     done = [part.result() for part in parts]
     return start, readable, np.concatenate([logits for logits, _ in done]), sum(seconds for _, seconds in done)
-
-
-def _read_ahead(
-    store: TileStore, rows: np.ndarray, batch: int, *, readers: int
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(first of the rows, tiles, readable) of each batch in order, read by threads `_AHEAD` batches ahead."""
-    starts = iter(range(0, len(rows), batch))
-    queue: deque[tuple[int, Future[Any]]] = deque()
-    with ThreadPoolExecutor(readers, thread_name_prefix="read-tiles") as pool:
-        try:
-            while True:
-                while len(queue) < _AHEAD * readers and (start := next(starts, None)) is not None:
-                    queue.append((start, pool.submit(_read, store, rows[start : start + batch])))
-                if not queue:
-                    return
-                start, coming = queue.popleft()
-                yield start, *coming.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _read(store: TileStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tiles and flags of ascending rows, a run of neighbours at a time."""
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-    parts = [store.read(int(run[0]), int(run[-1]) + 1) for run in runs]
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate([tiles for tiles, _ in parts]), np.concatenate([readable for _, readable in parts])
 
 
 def _probabilities(logits: np.ndarray, checkpoint: Checkpoint) -> np.ndarray:

@@ -74,9 +74,9 @@ class TorchEngine:
         else:
             self._lane.stream = torch.cuda.Stream(self.device)
 
-    def forward(self, tiles: np.ndarray, px: int) -> np.ndarray:
-        """As `Engine.forward`. When the GPU's memory does not hold the tiles, fewer are taken, from then on;
-        ModelError when it does not hold one."""
+    def forward(self, tiles: np.ndarray | Tensor, px: int) -> np.ndarray:
+        """As `Engine.forward`; a tensor is on the device already. When the GPU's memory does not hold the tiles,
+        fewer are taken, from then on; ModelError when it does not hold one."""
         out: list[np.ndarray] = []
         start = 0
         while start < len(tiles):
@@ -90,23 +90,25 @@ class TorchEngine:
             self._take_less(len(part), px)
         return np.concatenate(out)
 
-    def _pass(self, tiles: np.ndarray, px: int) -> np.ndarray:
+    def _pass(self, tiles: np.ndarray | Tensor, px: int) -> np.ndarray:
         with torch.inference_mode(), self._stream():
-            pixels = self._uploaded(self._filled(tiles))
+            pixels = self._filled(self._uploaded(tiles))
             with self._launching if self.device.type == "cuda" else nullcontext():
                 logits = self.model(reduced(pixels.permute(0, 3, 1, 2).float(), px))
             return np.asarray(logits[: len(tiles)].float().cpu().numpy())
 
-    def _uploaded(self, tiles: np.ndarray) -> Tensor:
+    def _uploaded(self, tiles: np.ndarray | Tensor) -> Tensor:
+        if isinstance(tiles, Tensor):
+            return tiles
         pixels = torch.from_numpy(np.require(tiles, np.uint8, ["C", "W"]))
         return pixels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else pixels
 
-    def _filled(self, tiles: np.ndarray) -> np.ndarray:
+    def _filled(self, tiles: Tensor) -> Tensor:
         """The tiles, with black ones behind them up to the size compiled for."""
         if self._full is None:
             return tiles
         self._full = max(self._full, len(tiles))
-        return np.concatenate([tiles, np.zeros((self._full - len(tiles), *tiles.shape[1:]), np.uint8)])
+        return torch.cat([tiles, tiles.new_zeros((self._full - len(tiles), *tiles.shape[1:]))])
 
     def _stream(self) -> AbstractContextManager[object]:
         stream = getattr(self._lane, "stream", None)

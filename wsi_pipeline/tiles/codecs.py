@@ -9,10 +9,9 @@ from typing import Literal
 
 import imagecodecs
 import numpy as np
-import simplejpeg
 from numcodecs.zstd import Zstd  # imagecodecs takes negative levels as its default
 
-from wsi_pipeline.slide.jpeg import encode
+from wsi_pipeline.slide.jpeg import decode_into, encode
 
 Codec = Literal["zstd", "jpeg"]
 
@@ -55,16 +54,21 @@ def jpeg_chunks(jpegs: Sequence[bytes]) -> list[bytes]:
     return [_ONE_ITEM + len(jpeg).to_bytes(4, "little") + jpeg for jpeg in jpegs]
 
 
-def decode_jpeg(chunks: Sequence[bytes], tile_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Chunks -> (n, tile_px, tile_px, 3) uint8, and (n,) bool, False and white where one cannot be decoded.
+def jpegs_of(chunks: Sequence[bytes]) -> list[bytes]:
+    """The JPEGs of `jpeg_chunks`; what is no such chunk gives no JPEG."""
+    return [chunk[8:] for chunk in chunks]
+
+
+def decode_jpeg(jpegs: Sequence[bytes], tile_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """JPEGs -> (n, tile_px, tile_px, 3) uint8, and (n,) bool, False and white where one cannot be decoded.
 
     A slide's own JPEG was copied unseen, so this is where its damage shows.
     """
-    tiles = np.full((len(chunks), tile_px, tile_px, 3), WHITE, np.uint8)
-    readable = np.ones(len(chunks), bool)
-    for index, chunk in enumerate(chunks):
+    tiles = np.full((len(jpegs), tile_px, tile_px, 3), WHITE, np.uint8)
+    readable = np.ones(len(jpegs), bool)
+    for index, jpeg in enumerate(jpegs):
         try:
-            simplejpeg.decode_jpeg(chunk[8:], buffer=tiles[index])
+            decode_into(jpeg, tiles[index])
         except ValueError:
             readable[index], tiles[index] = False, WHITE
     return tiles, readable

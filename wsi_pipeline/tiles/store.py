@@ -27,6 +27,7 @@ from wsi_pipeline.tiles.codecs import (
     encode_jpeg,
     encode_zstd,
     jpeg_chunks,
+    jpegs_of,
     store_bytes,
 )
 from wsi_pipeline.tiles.grid import TileGrid
@@ -116,12 +117,26 @@ class TileStore:
         """
         if not self.pixels:
             return read_tiles(self.grid, start, stop, self.reading)
-        parts = [self._read_shard(shard, start, stop) for shard in range(len(self.shards))[self._touched(start, stop)]]
+        parts = [self._read_shard(shard, start, stop) for shard in self._touched(start, stop)]
         if len(parts) == 1:
             return parts[0]
         none = np.empty((0, self.grid.tile_px, self.grid.tile_px, 3), np.uint8), np.empty(0, bool)
         tiles, readable = zip(none, *parts, strict=True)
         return np.concatenate(tiles), np.concatenate(readable)
+
+    def read_jpegs(self, start: int, stop: int) -> tuple[list[bytes], np.ndarray]:
+        """Tiles start to stop as the JPEGs that they are kept as, and (n,) bool, False where unreadable.
+
+        They are not decoded, so their damage does not show here. Raises StoreError where they are not kept so.
+        """
+        if not self.pixels or self.codec != "jpeg":
+            kept = f"pixels in {self.codec}" if self.pixels else "coordinates"
+            raise StoreError(
+                f"{self.path}: holds {kept}, no JPEGs; cut tiles with tiles.store=jpeg, or set model.decode=cpu"
+            )
+        parts = [self._chunks(shard, start, stop) for shard in self._touched(start, stop)]
+        jpegs = [jpeg for chunks, _ in parts for jpeg in jpegs_of(chunks)]
+        return jpegs, np.concatenate([np.empty(0, bool), *(readable for _, readable in parts)])
 
     @property
     def place(self) -> Place:
@@ -132,23 +147,27 @@ class TileStore:
         """The file of a shard's pixels, in the store's place."""
         return f"tiles/c/{shard}/0/0/0" if self.codec == "zstd" else f"jpegs/c/{shard}"
 
-    def _touched(self, start: int, stop: int) -> slice:
+    def _touched(self, start: int, stop: int) -> range:
         """The shards that tiles start to stop lie in."""
-        return slice(start // self.shard_tiles, -(-min(stop, self.n_tiles) // self.shard_tiles) if stop > start else 0)
+        return range(start // self.shard_tiles, -(-min(stop, self.n_tiles) // self.shard_tiles) if stop > start else 0)
 
     def _read_shard(self, shard: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Those of tiles start to stop that lie in one shard."""
+        chunks, readable = self._chunks(shard, start, stop)
+        with _reading(self.place):
+            if self.codec == "zstd":
+                return decode_zstd(chunks, self.grid.tile_px), readable
+            tiles, decoded = decode_jpeg(jpegs_of(chunks), self.grid.tile_px)
+            return tiles, readable & decoded
+
+    def _chunks(self, shard: int, start: int, stop: int) -> tuple[list[bytes], np.ndarray]:
+        """The same as they are encoded."""
         first, last = self.shards[shard]
         start, stop = max(start, first), min(stop, last)
         slots, name = self.shard_tiles, self.shard_name(shard)
         with self.place.reading():
             chunks = read_shard(self.place, name, slots=slots, start=start - first, stop=stop - first)
-        readable = self.flags(start, stop)
-        with _reading(self.place):
-            if self.codec == "zstd":
-                return decode_zstd(chunks, self.grid.tile_px), readable
-            tiles, decoded = decode_jpeg(chunks, self.grid.tile_px)
-            return tiles, readable & decoded
+        return chunks, self.flags(start, stop)
 
 
 def create_store(

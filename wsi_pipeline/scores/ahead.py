@@ -1,0 +1,63 @@
+"""Tiles of a store, batch by batch and in order, read ahead of what scores them."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+from wsi_pipeline.tiles.store import TileStore
+
+AHEAD = 2  # batches in the queue for each reader
+
+Pixels = Any  # tiles (n, H, W, 3) uint8 RGB: a numpy array, or a tensor of torch on the device that scores them
+Read = Callable[[np.ndarray], tuple[Pixels, np.ndarray]]  # rows, ascending -> their pixels, and (n,) bool: readable
+
+
+class Decoder(Protocol):
+    """What makes pixels of JPEGs, see scores/gpu_jpeg.py."""
+
+    def decode(self, jpegs: list[bytes], px: int) -> tuple[Pixels, np.ndarray]:
+        """JPEGs of px x px -> their pixels, and (n,) bool, False where one is none."""
+        ...
+
+
+def reading(store: TileStore, decoder: Decoder | None = None) -> Read:
+    """How rows of a store are read: their pixels, or, with a decoder, the JPEGs that it decodes."""
+
+    def pixels(rows: np.ndarray) -> tuple[Pixels, np.ndarray]:
+        parts = [store.read(*run) for run in _runs(rows)]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([tiles for tiles, _ in parts]), np.concatenate([readable for _, readable in parts])
+
+    def decoded(rows: np.ndarray, decoder: Decoder) -> tuple[Pixels, np.ndarray]:
+        parts = [store.read_jpegs(*run) for run in _runs(rows)]
+        tiles, intact = decoder.decode([jpeg for jpegs, _ in parts for jpeg in jpegs], store.grid.tile_px)
+        return tiles, intact & np.concatenate([readable for _, readable in parts])
+
+    return pixels if decoder is None else lambda rows: decoded(rows, decoder)
+
+
+def read_ahead(read: Read, rows: np.ndarray, batch: int, *, readers: int) -> Iterator[tuple[int, Pixels, np.ndarray]]:
+    """(first of the rows, tiles, readable) of each batch in order, read by threads `AHEAD` batches ahead."""
+    starts = iter(range(0, len(rows), batch))
+    queue: deque[tuple[int, Future[Any]]] = deque()
+    with ThreadPoolExecutor(readers, thread_name_prefix="read-tiles") as pool:
+        try:
+            while True:
+                while len(queue) < AHEAD * readers and (start := next(starts, None)) is not None:
+                    queue.append((start, pool.submit(read, rows[start : start + batch])))
+                if not queue:
+                    return
+                start, coming = queue.popleft()
+                yield start, *coming.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
+    """The first and the one after the last of each run of neighbours among ascending rows."""
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    return [(int(run[0]), int(run[-1]) + 1) for run in runs]
