@@ -20,8 +20,9 @@ from wsi_pipeline.slide.reader import open_slide
 from wsi_pipeline.slide.tissue import TissueMask
 from wsi_pipeline.tiles.codecs import ZSTD_LEVEL
 from wsi_pipeline.tiles.grid import lay_grid
+from wsi_pipeline.tiles.making import create_store, write_shard
 from wsi_pipeline.tiles.pixels import read_tiles
-from wsi_pipeline.tiles.store import TileStore, create_store, write_shard
+from wsi_pipeline.tiles.store import TileStore
 from wsi_pipeline.tiles.tiler import cut_shard
 
 TILE, SHARD = 256, 64

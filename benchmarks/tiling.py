@@ -22,8 +22,9 @@ from benchmarks.timing import Benchmark, Result, arguments, finish, rounds, take
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.schedulers import open_cluster
 from wsi_pipeline.slide.reader import drop_reader
+from wsi_pipeline.tiles.making import write_shard
 from wsi_pipeline.tiles.pixels import read_tiles
-from wsi_pipeline.tiles.store import open_store, write_shard
+from wsi_pipeline.tiles.store import open_store
 from wsi_pipeline.tiles.tiler import cut_shards, cut_tiles
 
 DASK, PARTS, READ, STORE, HELD = "through Dask", "both, nothing handed out", "reading alone", "storing alone", "sum"

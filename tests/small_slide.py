@@ -8,7 +8,8 @@ import tifffile
 from wsi_pipeline.slide.reader import Slide, open_slide
 from wsi_pipeline.slide.tissue import TissueMask
 from wsi_pipeline.tiles.grid import TileGrid, lay_grid
-from wsi_pipeline.tiles.store import TileStore, create_store
+from wsi_pipeline.tiles.making import create_store
+from wsi_pipeline.tiles.store import TileStore
 
 TILE = 32
 

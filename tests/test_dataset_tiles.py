@@ -23,7 +23,7 @@ from wsi_pipeline.slide.reader import open_slide, reader_for
 from wsi_pipeline.slide.synthetic import SlideTruth, Tumour, draw_slide, tumour_mask
 from wsi_pipeline.slide.tissue import TissueSettings, find_tissue
 from wsi_pipeline.tiles.grid import lay_grid
-from wsi_pipeline.tiles.store import create_store, mark_complete
+from wsi_pipeline.tiles.making import create_store, mark_complete
 from wsi_pipeline.tiles.tiler import cut_tiles
 
 BOX = [[0, 0], [80, 0], [80, 64], [0, 64]]  # covers the tiles of 32 px of rows 0, 1 and columns 0, 1, and half of 2

@@ -20,7 +20,8 @@ from wsi_pipeline.scores.infer import Scorer, score_tiles
 from wsi_pipeline.scores.store import read_scores, write_scores
 from wsi_pipeline.scores.torch_engine import TorchEngine
 from wsi_pipeline.tiles.grid import TileGrid, lay_grid
-from wsi_pipeline.tiles.store import TileStore, create_store, open_store
+from wsi_pipeline.tiles.making import create_store
+from wsi_pipeline.tiles.store import TileStore, open_store
 
 TILE = 64  # 2 x 2 cells
 

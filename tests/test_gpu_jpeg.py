@@ -26,7 +26,8 @@ from wsi_pipeline.scores.ahead import reading
 from wsi_pipeline.scores.gpu_jpeg import MOST_OFF, JpegDecoder
 from wsi_pipeline.scores.infer import Scorer, score_tiles
 from wsi_pipeline.slide.jpeg import standalone
-from wsi_pipeline.tiles.store import TileStore, create_store, mark_complete, write_jpegs
+from wsi_pipeline.tiles.making import create_store, mark_complete, write_jpegs
+from wsi_pipeline.tiles.store import TileStore
 
 GPU = pytest.param("cuda:0", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))
 PX = 64

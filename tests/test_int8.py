@@ -26,7 +26,7 @@ from wsi_pipeline.scores.onnx_engine import OnnxEngine, onnx_session
 from wsi_pipeline.scores.ranges import find_ranges, speed_gain, take_tiles, to_int8
 from wsi_pipeline.scores.store import read_scores
 from wsi_pipeline.slide.synthetic import Tumour, draw_slide
-from wsi_pipeline.tiles.store import mark_complete, write_shard
+from wsi_pipeline.tiles.making import mark_complete, write_shard
 
 CPU = "cpu"
 

@@ -18,8 +18,9 @@ from wsi_pipeline.scores.store import Scores, read_scores, write_scores
 from wsi_pipeline.scores.unfinished import drop_logits, keep_logits
 from wsi_pipeline.slide.urls import remote
 from wsi_pipeline.tiles.codecs import Codec
+from wsi_pipeline.tiles.making import create_store, delete_store, missing_shards
 from wsi_pipeline.tiles.places import filled, place_of
-from wsi_pipeline.tiles.store import TileStore, create_store, delete_store, missing_shards, open_store
+from wsi_pipeline.tiles.store import TileStore, open_store
 from wsi_pipeline.tiles.tiler import cut_shard, cut_tiles
 
 

@@ -18,8 +18,9 @@ from wsi_pipeline.pipeline.claims import open_claims
 from wsi_pipeline.pipeline.remote_folder import RemoteFolder, account_of, open_run
 from wsi_pipeline.pipeline.seen import recall, remember, source_of
 from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.tiles.making import missing_shards
 from wsi_pipeline.tiles.places import filled
-from wsi_pipeline.tiles.store import missing_shards, open_store
+from wsi_pipeline.tiles.store import open_store
 from wsi_pipeline.tiles.tiler import cut_shard
 
 URL = "memory://bucket/run"

@@ -17,18 +17,17 @@ from small_slide import TILE, a_grid, a_slide, a_store, all_tissue
 
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.slide.reader import PLAIN, SlideReader, open_slide
-from wsi_pipeline.tiles import store as store_module
+from wsi_pipeline.tiles import making as store_module
 from wsi_pipeline.tiles.codecs import store_bytes
-from wsi_pipeline.tiles.store import (
-    TileStore,
+from wsi_pipeline.tiles.making import (
     create_store,
     delete_store,
     mark_complete,
     missing_shards,
-    open_store,
     write_jpegs,
     write_shard,
 )
+from wsi_pipeline.tiles.store import TileStore, open_store
 from wsi_pipeline.tiles.tiler import cut_shard
 
 

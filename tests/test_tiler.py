@@ -18,7 +18,8 @@ from wsi_pipeline.schedulers import open_cluster
 from wsi_pipeline.slide.reader import open_slide, working_mpp
 from wsi_pipeline.tiles import pixels as pixels_module
 from wsi_pipeline.tiles.grid import lay_grid
-from wsi_pipeline.tiles.store import TileStore, create_store, missing_shards, open_store
+from wsi_pipeline.tiles.making import create_store, missing_shards
+from wsi_pipeline.tiles.store import TileStore, open_store
 from wsi_pipeline.tiles.tiler import _runs, cut_shard, cut_shards, cut_tiles
 
 

@@ -15,7 +15,8 @@ from wsi_pipeline.scores.adaptive import Adaptive
 from wsi_pipeline.scores.infer import Scorer, score_tiles
 from wsi_pipeline.scores.store import Scores, write_scores
 from wsi_pipeline.scores.unfinished import NAME, drop_logits, keep_logits
-from wsi_pipeline.tiles.store import TileStore, create_store, open_store, write_shard
+from wsi_pipeline.tiles.making import create_store, write_shard
+from wsi_pipeline.tiles.store import TileStore, open_store
 
 TILE, TILES = 64, 20
 UNREADABLE = (1, 17)

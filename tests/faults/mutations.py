@@ -32,8 +32,9 @@ from wsi_pipeline.slide.regions import share_in_boxes
 from wsi_pipeline.slide.synthetic import draw_slide
 from wsi_pipeline.slide.tissue import TissueSettings, find_tissue
 from wsi_pipeline.tiles.grid import lay_grid
+from wsi_pipeline.tiles.making import create_store, mark_complete, write_shard
 from wsi_pipeline.tiles.pixels import read_jpegs, read_tiles
-from wsi_pipeline.tiles.store import create_store, mark_complete, open_store, write_shard
+from wsi_pipeline.tiles.store import open_store
 
 SECONDS = 60  # that one mutation may take, on a machine that is busy
 MEMORY = 6 << 30  # bytes of address space

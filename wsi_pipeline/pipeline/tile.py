@@ -9,8 +9,9 @@ from wsi_pipeline.pipeline.settings import TilingSettings
 from wsi_pipeline.slide.reader import Slide, drop_reader, reader_for, working_mpp
 from wsi_pipeline.slide.tissue import find_tissue
 from wsi_pipeline.tiles.grid import lay_grid
+from wsi_pipeline.tiles.making import create_store, delete_store
 from wsi_pipeline.tiles.places import place_of
-from wsi_pipeline.tiles.store import TileStore, create_store, delete_store, open_store
+from wsi_pipeline.tiles.store import TileStore, open_store
 from wsi_pipeline.tiles.tiler import CutResult, cut_tiles
 
 

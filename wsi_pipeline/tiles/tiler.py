@@ -13,10 +13,11 @@ from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.errors import SlideError, StoreError
 from wsi_pipeline.slide.reader import Slide, drop_reader
 from wsi_pipeline.stall import life_sign
+from wsi_pipeline.tiles.making import mark_complete, missing_shards, write_jpegs, write_shard
 from wsi_pipeline.tiles.pixels import read_jpegs, read_tiles
 from wsi_pipeline.tiles.places import ABOUT, place_of
 from wsi_pipeline.tiles.room import Room
-from wsi_pipeline.tiles.store import TileStore, mark_complete, missing_shards, open_store, write_jpegs, write_shard
+from wsi_pipeline.tiles.store import TileStore, open_store
 
 _TILES = Room()  # of the shard that is cut
 _SHARDS = 16  # of one task at most: a second of a worker at the default size, and a stop waits for it
