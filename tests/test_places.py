@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -24,18 +25,6 @@ from wsi_pipeline.tiles.store import TileStore, open_store
 from wsi_pipeline.tiles.tiler import cut_shard, cut_tiles
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of an S3 server on loopback; file systems that know another from elsewhere are forgotten."""
-    moto = pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture(params=["disk", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A path or URL where nothing is yet."""
@@ -45,9 +34,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     if request.param == "memory":
         MemoryFileSystem.store.clear()
         return "memory://bucket/run"
-    told = {"ENDPOINT_URL": request.getfixturevalue("server"), "ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": "mine"}
-    for name, value in (told | {"DEFAULT_REGION": "us-east-1"}).items():
-        monkeypatch.setenv(f"AWS_{name}", value)
+    request.getfixturevalue("s3")
     bucket = f"bucket-{os.urandom(4).hex()}"
     remote(f"s3://{bucket}")[0].mkdir(bucket)
     return f"s3://{bucket}/run"
@@ -164,3 +151,10 @@ def test_an_object_store_that_is_gone_is_told_by_its_url(tmp_path: Path, monkeyp
     fsspec.register_implementation("gone", Gone, clobber=True)
     with pytest.raises(StoreError, match=r"^gone://bucket: cannot be reached \(no route\); check the URL, network"):
         place_of("gone://bucket").write("x", [b"y"])
+
+
+def test_threads_that_come_and_go_share_one_connection_to_the_object_store(s3: str) -> None:
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        first = one.submit(lambda: place_of("s3://bucket/0").zarr).result()
+        second = other.submit(lambda: place_of("s3://bucket/1").zarr).result()
+    assert first.fs is second.fs and (first.path, second.path) == ("bucket/0", "bucket/1")

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +24,13 @@ from wsi_pipeline.slide.cohort import find_slides
 from wsi_pipeline.slide.synthetic import draw_cohort
 from wsi_pipeline.slide.urls import remote
 
-moto = pytest.importorskip("moto.server")
-s3fs = pytest.importorskip("s3fs")
-
 DEMO = Recipe("demo", device="cpu", batch=None, resample=False)
-SECRET = "a-secret-of-this-test"
 KNOBS = ["--scheduler", "threads", "--workers", "2", "--set", "tiles.shard_tiles=4", "--set", "outputs.overlay=false"]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of an S3 server; file systems that know another from elsewhere are forgotten."""
-    s3fs.S3FileSystem.clear_instance_cache()
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The files of that server with an empty bucket `bucket`; its keys and address are in the environment alone."""
-    told = {"ENDPOINT_URL": server, "ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": SECRET}
-    for name, value in (told | {"DEFAULT_REGION": "us-east-1"}).items():
-        monkeypatch.setenv(f"AWS_{name}", value)
+def bucket(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The files of an S3 server with an empty bucket `bucket`; its keys and address are in the environment alone."""
     monkeypatch.setenv("WSI_PIPELINE_CACHE_DIR", str(tmp_path / "cache"))
     files, _ = remote("s3://bucket")
     if files.exists("bucket"):
@@ -81,7 +62,7 @@ def told(run: Path, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_run_from_and_to_an_object_store_killed_inside_a_slide_ends_as_one_on_a_disk(
-    bucket: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    bucket: Any, s3: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     draw_cohort(tmp_path / "slides", slides=2, size_px=(1000, 1000), mpp=0.5, seed=9)
     bucket.put(str(tmp_path / "slides"), "bucket/slides", recursive=True)
@@ -110,8 +91,8 @@ def test_a_run_from_and_to_an_object_store_killed_inside_a_slide_ends_as_one_on_
     for path in (tmp_path / "fetched").rglob("*"):
         if path.is_file():
             data = path.read_bytes()
-            assert SECRET.encode() not in data and str(tmp_path).encode() not in data, path
-    assert SECRET not in said and str(tmp_path) not in said
+            assert s3.encode() not in data and str(tmp_path).encode() not in data, path
+    assert s3 not in said and str(tmp_path) not in said
 
 
 @pytest.mark.slow

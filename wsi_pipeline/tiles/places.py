@@ -8,10 +8,11 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import fsspec
 from zarr.storage import FsspecStore
 
 from wsi_pipeline.config import digest
@@ -22,6 +23,8 @@ from wsi_pipeline.slide.urls import broken, is_url, reaching, remote, stamp
 
 ABOUT = "zarr.json"  # of the group: made last and removed first, so a store without it is none
 
+_FOR_ZARR: dict[str, Any] = {}  # file systems, by what they are
+
 Parts = Sequence[bytes | memoryview]
 Span = tuple[int, int]  # offset and length in a file
 
@@ -31,13 +34,13 @@ class Place(Protocol):
 
     Attributes:
         where: its absolute path, or its URL.
-        zarr: what zarr opens it by.
     """
 
     where: str
 
     @property
-    def zarr(self) -> Any: ...
+    def zarr(self) -> Any:
+        """What zarr opens it by."""
 
     def taken(self) -> bool:
         """Whether something lies there that is not ours to write over, or a store."""
@@ -184,9 +187,9 @@ class Bucket:
         self.where = where
         self._files, self._path = remote(where)
 
-    @property
+    @cached_property
     def zarr(self) -> FsspecStore:
-        return FsspecStore.from_url(self.where, storage_options={"use_listings_cache": False})
+        return _for_zarr(self.where)
 
     def taken(self) -> bool:
         return self.has(ABOUT)
@@ -252,6 +255,14 @@ class Bucket:
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}"
+
+
+def _for_zarr(url: str) -> FsspecStore:
+    """With one file system for all of a kind: fsspec makes one a thread, whose connections stay open after it."""
+    found, path = fsspec.url_to_fs(url, asynchronous=True, use_listings_cache=False)
+    if not found.async_impl:
+        return FsspecStore.from_url(url)
+    return FsspecStore(_FOR_ZARR.setdefault(f"{type(found)} {found.storage_options}", found), path=path)
 
 
 @contextmanager
