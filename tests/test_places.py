@@ -133,12 +133,24 @@ def test_a_missing_and_a_damaged_shard_are_told(folder: str, tmp_path: Path) -> 
 
 def test_files_are_put_where_they_belong_and_no_draft_stays_here(folder: str, tmp_path: Path) -> None:
     place_of(folder).write("maps/x", [b"of", b" another"])
-    with filled(f"{folder}/maps", name="a") as room:
+    with filled(f"{folder}/maps") as room:
         (room / "a.tif").write_bytes(b"map")
     assert place_of(f"{folder}/maps").files() == {"a.tif", "x"}
     spans = place_of(f"{folder}/maps").read("x", 3, lambda tail: [(0, 2), (3, len(tail))])
     assert spans == [b"of", b"ano"]
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix != ".lock" and path.is_file()]
+
+
+def test_what_a_killed_process_left_of_its_drafts_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSI_PIPELINE_CACHE_DIR", str(tmp_path / "cache"))
+    left = tmp_path / "cache" / "drafts" / "0"
+    left.mkdir(parents=True)
+    (left / "half").touch()
+    with filled("memory://bucket/a") as one, filled("memory://bucket/b") as other:
+        assert one == left and other == left.with_name("1") and not list(one.iterdir())
+    assert sorted(path.name for path in left.parent.iterdir()) == ["0.lock", "1.lock"]
 
 
 def test_an_object_store_that_is_gone_is_told_by_its_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

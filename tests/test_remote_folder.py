@@ -43,7 +43,7 @@ def opened(**options: bool) -> RemoteFolder:
 def worked_on(folder: RemoteFolder, tmp_path: Path) -> None:
     """A store and maps of slide "a" where a run would have made them."""
     a_store(folder.store("a").removesuffix("/a.zarr"), a_slide(tmp_path)[0])
-    with filled(folder.maps, name="a") as room:
+    with filled(folder.maps) as room:
         for name in ("a_overlay.png", "a_lesions.geojson"):
             (room / name).write_bytes(b"map")
     folder.event("slide_started", slide_id="a")

@@ -53,6 +53,6 @@ def map_files(slide_id: str, outputs: frozenset[str]) -> list[str]:
 def draw_maps(store_path: str, maps: str, model: str, key: str, settings: MappingSettings) -> SlideResult:
     """`map_slide` of pipeline/map.py, as the task of a worker; `maps` is a folder or a URL."""
     map_slide = import_module("wsi_pipeline.pipeline.map").map_slide
-    with filled(maps, name=store_path) as folder:
+    with filled(maps) as folder:
         drawn: SlideResult = map_slide(store_path, str(folder), model, key, settings)
     return drawn

@@ -10,7 +10,6 @@ import shutil
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,7 +22,7 @@ from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.claim_files import BucketFiles
 from wsi_pipeline.pipeline.folder import FILES, FOLDERS, MARK, PICTURES, RunFolder, open_run_folder, refuse_others
 from wsi_pipeline.slide.cache import cache_folder
-from wsi_pipeline.slide.locks import Lock, try_lock
+from wsi_pipeline.slide.locks import Lock, first_free
 from wsi_pipeline.slide.urls import broken, is_url, plain, reaching, remote, told
 
 _EVENTS_S = 30.0  # between deliveries of events.jsonl, which are of the whole file
@@ -222,9 +221,5 @@ def _working_folder(url: str) -> tuple[Path, Lock]:
     runs = cache_folder() / "runs"
     with writing(runs):
         runs.mkdir(exist_ok=True)
-        for number in count():
-            name = f"{digest(url)}-{number}"
-            held = try_lock(runs / f"{name}.lock")
-            if held is not None:
-                return runs / name / os.path.basename(url), held
-    raise AssertionError("unreachable")
+        place, held = first_free(runs, f"{digest(url)}-")
+    return place / os.path.basename(url), held

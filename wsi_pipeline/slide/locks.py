@@ -2,6 +2,7 @@
 
 import os
 import weakref
+from itertools import count
 from pathlib import Path
 
 from wsi_pipeline.errors import ConfigError
@@ -36,6 +37,15 @@ def lock(path: Path, *, alone: bool) -> Lock:
 def try_lock(path: Path) -> Lock | None:
     """The lock at `path` alone, or None where anyone holds it."""
     return _lock(path, alone=True, wait=False)
+
+
+def first_free(folder: Path, name: str = "") -> tuple[Path, Lock]:
+    """The first of the places `name`0, `name`1, ... in a folder that nobody holds, with its lock, which lies beside it.
+
+    Who comes after a killed process finds its place, and what it left there.
+    """
+    tried = ((folder / f"{name}{number}", try_lock(folder / f"{name}{number}.lock")) for number in count())
+    return next((place, held) for place, held in tried if held is not None)
 
 
 def _lock(path: Path, *, alone: bool, wait: bool) -> Lock | None:

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import fsspec
 from zarr.storage import FsspecStore
 
-from wsi_pipeline.config import digest
 from wsi_pipeline.disk import free_bytes, writing
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.slide.cache import cache_folder
+from wsi_pipeline.slide.locks import first_free
 from wsi_pipeline.slide.urls import broken, is_url, reaching, remote, stamp
 
 ABOUT = "zarr.json"  # of the group: made last and removed first, so a store without it is none
@@ -87,15 +87,12 @@ def _place(where: str) -> Place:
 
 
 @contextmanager
-def filled(where: str, *, name: str) -> Iterator[Path]:
-    """The folder at `where` to write files into; at a URL one of this machine, whose files are put there at the end.
-
-    `name` tells it from those that others fill here for the same URL.
-    """
+def filled(where: str) -> Iterator[Path]:
+    """The folder at `where` to write files into; at a URL one of this machine, whose files are put there at the end."""
     if not is_url(where):
         yield Path(where)
         return
-    with _room(f"{where} {name}") as folder:
+    with _room() as folder:
         yield folder
         Bucket(where).put(folder)
 
@@ -221,7 +218,7 @@ class Bucket:
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
-        with _room(self.where) as folder:
+        with _room() as folder:
             yield folder
             self.remove()
             self.put(folder)
@@ -266,16 +263,20 @@ def _for_zarr(url: str) -> FsspecStore:
 
 
 @contextmanager
-def _room(name: str) -> Iterator[Path]:
-    """An empty folder of this machine of that name, gone again afterwards; what a kill left in it before too."""
-    folder = cache_folder() / "drafts" / digest(name)
-    shutil.rmtree(folder, ignore_errors=True)
-    with writing(folder):
-        folder.mkdir(parents=True)
+def _room() -> Iterator[Path]:
+    """An empty folder of this machine that nobody else uses, gone afterwards; what a kill left in it goes first."""
+    drafts = cache_folder() / "drafts"
+    with writing(drafts):
+        drafts.mkdir(exist_ok=True)
+        folder, held = first_free(drafts)
     try:
+        shutil.rmtree(folder, ignore_errors=True)
+        with writing(folder):
+            folder.mkdir()
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        held.close()
 
 
 def _twice(step: Callable[[], object]) -> None:
