@@ -1,18 +1,11 @@
-"""What the map stage leaves of a slide: names of files, the settings that travel, and its task for a worker.
-
-What draws the maps is loaded by the worker that draws the first: matplotlib, GDAL and scipy take a second and a
-tenth of a gigabyte, in the process that scores too.
-"""
+"""What the map stage leaves of a slide: names of files, and the settings that travel to the worker that draws."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from wsi_pipeline import __version__
 from wsi_pipeline.config import Config, config_hash
-from wsi_pipeline.maps.result import SlideResult
-from wsi_pipeline.tiles.places import filled
 
 ENDINGS = {
     "heatmap": ("likelihood_map.tif", "likelihood_map.qml"),
@@ -48,11 +41,3 @@ def mapping_settings(config: Config, model: str) -> MappingSettings:
 def map_files(slide_id: str, outputs: frozenset[str]) -> list[str]:
     """Names of the files that a slide's map stage leaves behind."""
     return [f"{slide_id}_{ending}" for name in sorted(outputs) for ending in ENDINGS[name]]
-
-
-def draw_maps(store_path: str, maps: str, model: str, key: str, settings: MappingSettings) -> SlideResult:
-    """`map_slide` of pipeline/map.py, as the task of a worker; `maps` is a folder or a URL."""
-    map_slide = import_module("wsi_pipeline.pipeline.map").map_slide
-    with filled(maps) as folder:
-        drawn: SlideResult = map_slide(store_path, str(folder), model, key, settings)
-    return drawn

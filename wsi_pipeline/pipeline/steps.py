@@ -6,12 +6,13 @@ Whatever goes wrong in one ends the slide, in `attempt`.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from time import perf_counter
 
 from wsi_pipeline.config import mapping_key, scoring_key, tiling_key
 from wsi_pipeline.errors import ClusterError
 from wsi_pipeline.maps.result import SlideResult
-from wsi_pipeline.pipeline.outputs import draw_maps, map_files, mapping_settings
+from wsi_pipeline.pipeline.outputs import MappingSettings, map_files, mapping_settings
 from wsi_pipeline.pipeline.rows import failure, reached, with_entry
 from wsi_pipeline.pipeline.seen import recall, remember, source_of
 from wsi_pipeline.pipeline.settings import tiling_settings
@@ -20,6 +21,7 @@ from wsi_pipeline.pipeline.work import Run, Work
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.reader import Slide, open_slide
 from wsi_pipeline.tiles.codecs import store_bytes
+from wsi_pipeline.tiles.places import filled
 
 
 def attempt(run: Run, step: Callable[[Run, Work], None], work: Work) -> Work:
@@ -127,6 +129,18 @@ def draw_slide(run: Run, work: Work) -> None:
 def _open(entry: SlideEntry, mpp_default: float | None) -> Slide:
     """The task of a worker: a crash in a decoder stays there."""
     return open_slide(entry.path, slide_id=entry.slide_id, mpp=entry.mpp, mpp_default=mpp_default)
+
+
+def draw_maps(store_path: str, maps: str, model: str, key: str, settings: MappingSettings) -> SlideResult:
+    """`map_slide` of pipeline/map.py, as the task of a worker; `maps` is a folder or a URL.
+
+    What draws is loaded by the worker that draws the first: matplotlib, GDAL and scipy take a second and a tenth of a
+    gigabyte, in the process that scores too.
+    """
+    map_slide = import_module("wsi_pipeline.pipeline.map").map_slide
+    with filled(maps) as folder:
+        drawn: SlideResult = map_slide(store_path, str(folder), model, key, settings)
+    return drawn
 
 
 def _kept(run: Run, work: Work) -> SlideResult | None:

@@ -18,7 +18,8 @@ from wsi_pipeline.slide.tissue import TissueMask
 from wsi_pipeline.tiles.codecs import Codec, encode_flags, encode_jpeg, encode_zstd, jpeg_chunks, store_bytes
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.layout import ATTRIBUTES, lay_pixels, read_attributes, write_arrays, write_attributes
-from wsi_pipeline.tiles.places import Place, place_of
+from wsi_pipeline.tiles.place import Place
+from wsi_pipeline.tiles.places import place_of
 from wsi_pipeline.tiles.shards import write_shard as write_chunks
 from wsi_pipeline.tiles.store import JPEG_QUALITY, TileStore, open_group, open_store
 

@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.tiles.places import Place, Span
+from wsi_pipeline.tiles.place import Place, Span
 
 _NONE = np.iinfo(np.uint64).max
 _CRC_BYTES = 4

@@ -31,7 +31,8 @@ from wsi_pipeline.tiles.layout import (
     read_tissue,
 )
 from wsi_pipeline.tiles.pixels import read_tiles
-from wsi_pipeline.tiles.places import ABOUT, Place, place_of
+from wsi_pipeline.tiles.place import ABOUT, Place
+from wsi_pipeline.tiles.places import place_of
 from wsi_pipeline.tiles.shards import read_shard
 
 JPEG_QUALITY = 90

@@ -15,7 +15,8 @@ from wsi_pipeline.slide.reader import Slide, drop_reader
 from wsi_pipeline.stall import life_sign
 from wsi_pipeline.tiles.making import mark_complete, missing_shards, write_jpegs, write_shard
 from wsi_pipeline.tiles.pixels import read_jpegs, read_tiles
-from wsi_pipeline.tiles.places import ABOUT, place_of
+from wsi_pipeline.tiles.place import ABOUT
+from wsi_pipeline.tiles.places import place_of
 from wsi_pipeline.tiles.room import Room
 from wsi_pipeline.tiles.store import TileStore, open_store
 
