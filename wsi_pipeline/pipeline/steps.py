@@ -72,7 +72,7 @@ def tile_slide(run: Run, work: Work) -> None:
         store,
         run.cluster,
         max_unreadable=config.tiles.max_unreadable,
-        progress=partial(_cut, run),
+        progress=partial(_told, run, "tiles_cut"),
     )
     run.tell(
         "tiles_done", slide_id=entry.slide_id, tiles=done.tiles, unreadable=done.unreadable,
@@ -83,11 +83,11 @@ def tile_slide(run: Run, work: Work) -> None:
         work.result = reached(work, done.tiles)
 
 
-def _cut(run: Run, tiles: int) -> None:
-    """Tell of a shard; when the run is being stopped, stop here: what is cut is kept."""
+def _told(run: Run, name: str, tiles: int) -> None:
+    """Tell of tiles just cut or scored; when the run is being stopped, stop here: what is done is kept."""
     if run.stopping.is_set():
         raise ClusterError("the run was stopped; go on with --resume")
-    run.listen("tiles_cut", {"tiles": tiles})
+    run.listen(name, {"tiles": tiles})
 
 
 def score_slide(run: Run, work: Work) -> None:
@@ -95,7 +95,7 @@ def score_slide(run: Run, work: Work) -> None:
     work.stage = "score"
     assert run.classifier is not None
     store = run.folder.store(work.entry.slide_id)
-    scores = run.classifier.score(store, work.scores_key, progress=partial(_scored, run))
+    scores = run.classifier.score(store, work.scores_key, progress=partial(_told, run, "tiles_scored"))
     run.tell(
         "scores_done", slide_id=work.entry.slide_id, tiles=scores.rows,
         tiles_per_s=round(scores.tiles_per_s, 1), busy_share=round(scores.busy_share, 3),
@@ -103,13 +103,6 @@ def score_slide(run: Run, work: Work) -> None:
     )  # fmt: skip
     if run.until == "score":
         work.result = reached(work, scores.rows)
-
-
-def _scored(run: Run, tiles: int) -> None:
-    """Tell of tiles just scored; when the run is being stopped, stop here: what is scored is kept."""
-    if run.stopping.is_set():
-        raise ClusterError("the run was stopped; go on with --resume")
-    run.listen("tiles_scored", {"tiles": tiles})
 
 
 def draw_slide(run: Run, work: Work) -> None:
