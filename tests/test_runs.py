@@ -26,6 +26,15 @@ def test_pieces_are_those_of_scipy(mask: np.ndarray, corners: bool) -> None:
 
 
 @settings(deadline=None)
+@given(MASKS, st.booleans())
+def test_labels_and_boxes_are_those_of_scipy(mask: np.ndarray, corners: bool) -> None:
+    labels, count = scipy.ndimage.label(mask, np.ones((3, 3)) if corners else None)
+    runs = runs_of(mask, corners=corners)
+    np.testing.assert_array_equal(runs.labelled(), labels)
+    assert runs.boxes() == scipy.ndimage.find_objects(labels, count)
+
+
+@settings(deadline=None)
 @given(MASKS)
 def test_all_and_none_are_painted(mask: np.ndarray) -> None:
     runs = runs_of(mask, corners=True)

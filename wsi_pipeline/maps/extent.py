@@ -4,16 +4,15 @@ from dataclasses import dataclass, field
 from math import ceil, nan, sqrt
 
 import numpy as np
-import scipy.ndimage
 
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.geometry import Mpp, cell_area_mm2
 from wsi_pipeline.scores.store import Scores
+from wsi_pipeline.slide.runs import runs_of
 from wsi_pipeline.slide.tissue import TissueMask, fill_holes
 from wsi_pipeline.tiles.grid import TileGrid, tissue_share
 
 Z95 = 1.959964  # two-sided 95 % of the normal distribution
-EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 WHOLE_CELLS = 1e-6  # of a cell: quotients of areas or lengths that are off by less are whole numbers
 
 
@@ -209,8 +208,9 @@ def _find_cancer(
         most_cells = settings.max_hole_um2 / cell_um2 + WHOLE_CELLS
         cancer = fill_holes(cancer, most_cells) & ~np.isnan(probability)
     if settings.min_lesion_um2 > 0:
-        pieces, count = scipy.ndimage.label(cancer, EIGHT_NEIGHBOURS)
-        cells = np.bincount(pieces.ravel(), weights=share.ravel(), minlength=count + 1)
+        runs = runs_of(cancer, corners=True)
+        pieces = runs.labelled()
+        cells = np.bincount(pieces.ravel(), weights=share.ravel(), minlength=runs.count + 1)
         large = cells + WHOLE_CELLS >= settings.min_lesion_um2 / cell_um2
         cancer = cancer & large[pieces]
     return cancer

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from skimage.measure import regionprops
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.maps.extent import EIGHT_NEIGHBOURS
 
 FALSE_POSITIVES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # per image, at which sensitivity is read
 MASK_MPP = 0.243 * 2**5  # um/px of the official masks, level 5
@@ -50,7 +49,7 @@ def evaluation_mask(
     if not inside.any():  # there is no distance to a tumour
         return EvaluationMask(np.zeros(inside.shape, dtype=np.int32), (), downsample)
     grown = scipy.ndimage.distance_transform_edt(~inside) < GROW_UM / mpp
-    labels, _ = scipy.ndimage.label(scipy.ndimage.binary_fill_holes(grown), EIGHT_NEIGHBOURS)
+    labels, _ = scipy.ndimage.label(scipy.ndimage.binary_fill_holes(grown), np.ones((3, 3)))
     lesions = [one.label for one in regionprops(labels) if one.axis_major_length >= ITC_UM / mpp]
     return EvaluationMask(labels.astype(np.int32), tuple(lesions), downsample)
 

@@ -5,18 +5,21 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-import rasterio
-import rasterio.shutil
-from rasterio.io import MemoryFile
-from rasterio.transform import Affine
-from rasterio.windows import Window
 
+from wsi_pipeline.lazy import without
 from wsi_pipeline.maps.atomic import replace_file
 from wsi_pipeline.maps.extent import ExtentMap
 from wsi_pipeline.maps.frame import frame_affine, frame_wkt
 from wsi_pipeline.maps.palette import COLOURS, OPACITIES, PROBABILITIES
 from wsi_pipeline.maps.raster import cell_under, pixel_centres_l0, sample
 from wsi_pipeline.slide.reader import Slide
+
+with without("boto3"):  # for files in buckets, which are not written by this
+    import rasterio
+    import rasterio.shutil
+    from rasterio.io import MemoryFile
+    from rasterio.transform import Affine
+    from rasterio.windows import Window
 
 NODATA = -1.0  # never NaN: ASAP paints NaN opaque red
 SCALES = (128, 64, 32, 16)

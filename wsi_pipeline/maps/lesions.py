@@ -3,14 +3,13 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.ndimage
 import shapely
-from scipy.spatial.distance import pdist
 from shapely import MultiPolygon
 
 from wsi_pipeline.geometry import cell_area_mm2
-from wsi_pipeline.maps.extent import EIGHT_NEIGHBOURS, ExtentMap
+from wsi_pipeline.maps.extent import ExtentMap
 from wsi_pipeline.slide.outline import outline
+from wsi_pipeline.slide.runs import runs_of
 
 ITC_UM, MICRO_UM = 200.0, 2000.0  # longest diameters of isolated tumour cells and of a micrometastasis
 _NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # (row, col) steps across the four edges of a cell
@@ -48,11 +47,12 @@ def find_lesions(extent: ExtentMap) -> tuple[Lesion, ...]:
     cell's centre to that of the cell beyond the lesion's edge, and half-way to a cell without a probability.
     Between corners of cells a disc would come out three quarters of a cell too long.
     """
-    pieces, count = scipy.ndimage.label(extent.cancer, EIGHT_NEIGHBOURS)
+    runs = runs_of(extent.cancer, corners=True)
+    pieces = runs.labelled()
     framed = np.pad(extent.probability, 1, constant_values=np.nan)
     found = [
         _measure(extent, framed, pieces[box] == number, (box[0].start, box[1].start))
-        for number, box in enumerate(scipy.ndimage.find_objects(pieces, count), start=1)
+        for number, box in enumerate(runs.boxes(), start=1)
     ]
     found.sort(key=lambda lesion: -lesion.area_mm2)
     return tuple(replace(lesion, number=number) for number, lesion in enumerate(found, start=1))
@@ -110,4 +110,4 @@ def _crossing(here: np.ndarray, there: np.ndarray, threshold: float) -> np.ndarr
 def _longest(points: np.ndarray) -> float:
     """The largest distance between two of (N, 2) points, N >= 2."""
     hull = shapely.get_coordinates(shapely.convex_hull(shapely.multipoints(points)))
-    return float(pdist(hull).max())
+    return float(np.sqrt(((hull[:, None] - hull) ** 2).sum(axis=-1)).max())

@@ -51,11 +51,30 @@ class Runs:
     def painted(self, keep: np.ndarray) -> np.ndarray:
         """(H, W) bool of the pieces that are True in `keep` (count,)."""
         kept = keep[self.piece]
-        edges = np.stack([self.starts[kept], self.stops[kept]], 1).ravel()
+        return self._laid(self.starts[kept], self.stops[kept], np.ones(kept.sum(), bool))
+
+    def labelled(self) -> np.ndarray:
+        """(H, W) int, 1 + the piece, 0 where there is none; pieces are numbered by their first cells, row by row."""
+        return self._laid(self.starts, self.stops, self.piece + 1)
+
+    def boxes(self) -> list[tuple[slice, slice]]:
+        """The smallest (rows, columns) that hold each piece."""
+        row, first = np.divmod(self.starts, _stride(self.shape[1]))
+        least, most = np.full((2, self.count), max(self.shape)), np.zeros((2, self.count), np.int64)
+        for axis, (low, high) in enumerate([(row, row + 1), (first, first + self.stops - self.starts)]):
+            np.minimum.at(least[axis], self.piece, low)
+            np.maximum.at(most[axis], self.piece, high)
+        corners = zip(least.T.tolist(), most.T.tolist(), strict=True)
+        return [(slice(top, bottom), slice(left, right)) for (top, left), (bottom, right) in corners]
+
+    def _laid(self, starts: np.ndarray, stops: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """(H, W) of these runs' values, 0 between them."""
+        edges = np.stack([starts, stops], 1).ravel()
         rows, cols = self.shape
         lengths = np.diff(edges, prepend=0, append=rows * _stride(cols))
-        values = np.arange(len(lengths)) % 2 == 1  # from one edge to the next, by turns out of a run and in it
-        return np.repeat(values, lengths).reshape(rows, _stride(cols))[:, :cols]
+        by_turns = np.zeros(len(lengths), values.dtype)  # out of a run and in it
+        by_turns[1::2] = values
+        return np.repeat(by_turns, lengths).reshape(rows, _stride(cols))[:, :cols]
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
         return np.bincount(self.piece, values, minlength=self.count)
