@@ -13,7 +13,7 @@ from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.fold import FromPixels, folded
 from wsi_pipeline.learn.models import build_densenet, build_model
 from wsi_pipeline.scores import engines
-from wsi_pipeline.scores.engines import Engine, open_engine, pick_device
+from wsi_pipeline.scores.engines import Engine, EngineName, open_engine, pick_device
 from wsi_pipeline.scores.infer import Scorer
 from wsi_pipeline.scores.onnx_engine import OnnxEngine
 from wsi_pipeline.scores.torch_engine import TorchEngine, reduced
@@ -107,6 +107,14 @@ def test_auto_is_onnx_on_a_cpu_and_onnx_is_refused_on_a_gpu() -> None:
     assert open_engine(checkpoint, CPU, "torch").name == "torch"
     with pytest.raises(ModelError, match="engine onnx runs on a CPU, the device is cuda:0"):
         open_engine(checkpoint, "cuda:0", "onnx")
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch"])
+def test_after_a_rest_it_computes_as_before(name: EngineName) -> None:
+    engine, tiles = open_engine(a_checkpoint(), CPU, name), some_tiles(2, 64)
+    before = engine.forward(tiles, 64)
+    engine.rest()
+    np.testing.assert_array_equal(engine.forward(tiles, 64), before)
 
 
 def test_compiled_for_one_size_smaller_batches_are_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ class DarkIsCancer:
     def __init__(self, id: str = "dark") -> None:
         self.id = id
         self.scored: list[str] = []
+        self.rested: list[int] = []  # slides scored before each rest
 
     def score(self, store_path: str, key: str, progress: Callable[[int], None] | None = None) -> Scores:
         try:
@@ -47,6 +48,9 @@ class DarkIsCancer:
         scores = Scores(store.grid.rowcol, ("tumour",), ("tumour",), False, probs, self.id, 0.3, 0.5)
         write_scores(store_path, scores, key=key)
         return scores
+
+    def rest(self) -> None:
+        self.rested.append(len(self.scored))
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,12 @@ def test_a_resumed_run_does_only_what_is_missing(slide, tmp_path):
     Path(folder.maps, "a_tiles.parquet").unlink()
     ran(entries, folder, knobs(), classifier)
     assert classifier.scored == [] and hashes(Path(folder.maps)) == before
+
+
+def test_the_classifier_rests_once_all_is_scored(slide, tmp_path):
+    entries = [SlideEntry(name, str(slide)) for name in "ab"]
+    _, classifier = ran(entries, open_run_folder(tmp_path / "run"), knobs())
+    assert classifier.rested == [2]
 
 
 def test_coordinates_alone_give_the_scores_that_pixels_give(slide, tmp_path):

@@ -96,6 +96,9 @@ class RemoteClassifier:
         """Not before it is placed."""
         raise ClusterError(f"{store_path}: place the classifier before it scores")
 
+    def rest(self) -> None:
+        """Nothing to do: it has only the weights."""
+
 
 @dataclass(frozen=True)
 class LaneClassifier:
@@ -114,6 +117,9 @@ class LaneClassifier:
             log.warning("%s: %s", Path(store_path).stem, note)
         progress(scored.fresh)
         return scored
+
+    def rest(self) -> None:
+        """Nothing to do here: the weights are where the GPUs are."""
 
 
 def make_ready(recipe: Recipe, checkpoint_id: str) -> None:

@@ -85,6 +85,8 @@ def _pass(run: Run, works: Sequence[Work], tiling: ThreadPoolExecutor, mapping: 
             mapped.append(mapping.submit(_score_and_map, run, work))
         while mapped and (mapped[0].done() or len(mapped) > _ending_at_once(run.cluster) + 1):
             yield mapped.popleft().result()
+    if run.classifier is not None and run.cluster.gpus is None:
+        run.classifier.rest()
     while mapped:
         yield mapped.popleft().result()
 

@@ -55,6 +55,10 @@ class Classifier:
         drop_logits(store_path)
         return scores
 
+    def rest(self) -> None:
+        """Give back memory that can be had again; maps are drawn with it."""
+        self._scorer.engine.rest()
+
     def _scored(self, store_path: str, key: str, progress: Callable[[int], None] | None) -> Scores:
         store = open_store(store_path)
         scores = score_tiles(

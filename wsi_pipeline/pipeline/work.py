@@ -26,6 +26,10 @@ class Scoring(Protocol):
 
     def score(self, store_path: str, key: str, progress: Callable[[int], None] | None = None) -> Any: ...
 
+    def rest(self) -> None:
+        """No slide is to be scored for a while."""
+        ...
+
 
 @runtime_checkable
 class Placeable(Protocol):

@@ -50,6 +50,10 @@ class Engine(Protocol):
         """
         ...
 
+    def rest(self) -> None:
+        """Give back what can be had again when more tiles come; no lane may be at work."""
+        ...
+
 
 def pick_device(name: str) -> str:
     """The device named auto (the first GPU, else the CPU), cpu, cuda or cuda:N, as cpu or cuda:N.

@@ -38,6 +38,12 @@ class OnnxEngine:
         (logits,) = self._session(tiles=whole).run(None, {"pixels": pixels})
         return np.asarray(logits)
 
+    def rest(self) -> None:
+        """The sessions: their weights and working memory, 100 MiB of a DenseNet-121; made anew in 0.2 s."""
+        with self._building:
+            self._sessions.clear()
+            give_back_freed()
+
     def _session(self, *, tiles: bool) -> onnxruntime.InferenceSession:
         with self._building:
             if tiles not in self._sessions:

@@ -74,6 +74,9 @@ class TorchEngine:
         else:
             self._lane.stream = torch.cuda.Stream(self.device)
 
+    def rest(self) -> None:
+        """Nothing to do: what torch itself holds is more, and stays."""
+
     def forward(self, tiles: np.ndarray | Tensor, px: int) -> np.ndarray:
         """As `Engine.forward`; a tensor is on the device already. When the GPU's memory does not hold the tiles,
         fewer are taken, from then on; ModelError when it does not hold one."""
