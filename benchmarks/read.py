@@ -18,8 +18,9 @@ from PIL import Image
 
 from benchmarks.slides import MPP, a_slide, tissue_block
 from benchmarks.timing import Benchmark, Result, Way, arguments, finish, rounds, take_turns
-from wsi_pipeline.slide.direct import DirectPixels, jpeg_levels
+from wsi_pipeline.slide.direct import DirectPixels
 from wsi_pipeline.slide.jpeg import decode_into
+from wsi_pipeline.slide.jpeg_levels import jpeg_levels
 from wsi_pipeline.slide.reader import Reading, Slide, SlideReader, open_slide
 
 TILE = 256

@@ -8,7 +8,8 @@ import pytest
 from test_engines import CPU, a_checkpoint
 from test_infer import a_store
 
-from wsi_pipeline.config import load_config, scoring_key
+from wsi_pipeline.config import load_config
+from wsi_pipeline.keys import scoring_key
 from wsi_pipeline.scores.adaptive import Adaptive, lattice_step, score_where_open
 from wsi_pipeline.scores.infer import Scorer, score_tiles
 

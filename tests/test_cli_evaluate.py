@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from wsi_pipeline.cli.evaluate import command
-from wsi_pipeline.config import as_yaml
 from wsi_pipeline.errors import ConfigError, ModelError
+from wsi_pipeline.knobs import as_yaml
 from wsi_pipeline.learn.checkpoint import Checkpoint, save_checkpoint
 from wsi_pipeline.learn.models import build_densenet
 from wsi_pipeline.learn.settings import load_settings

@@ -2,8 +2,10 @@
 
 import pytest
 
-from wsi_pipeline.config import as_yaml, config_hash, knobs, load_config, mapping_key, tiling_key
+from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.keys import config_hash, mapping_key, tiling_key
+from wsi_pipeline.knobs import all_knobs, as_yaml
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_the_printed_yaml_reads_back_to_the_same(tmp_path):
 
 
 def test_every_knob_tells_its_meaning():
-    assert all(field.description for _, _, field in knobs(load_config()))
+    assert all(field.description for _, _, field in all_knobs(load_config()))
 
 
 @pytest.mark.parametrize("same", ["run.workers=3", "model.batch=2", "outputs.overlay=false", "model.device=cpu"])

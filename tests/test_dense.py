@@ -9,9 +9,10 @@ import torch
 from small_slide import a_slide, all_tissue
 from test_engines import CPU, a_checkpoint, some_tiles
 
-from wsi_pipeline.config import load_config, scoring_key
+from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.keys import scoring_key
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.maps.extent import ExtentSettings, map_extent
 from wsi_pipeline.scores.dense import lay_windows, window_logits

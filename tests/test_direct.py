@@ -9,8 +9,9 @@ import pytest
 import tifffile
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.slide.direct import DirectPixels, jpeg_levels
+from wsi_pipeline.slide.direct import DirectPixels
 from wsi_pipeline.slide.jpeg import decode_into, encode, standalone
+from wsi_pipeline.slide.jpeg_levels import jpeg_levels
 from wsi_pipeline.slide.reader import Reading, Slide, SlideReader, open_slide
 
 SIZES = ((300, 260), (150, 130))
@@ -25,14 +26,17 @@ def scene(width: int, height: int) -> np.ndarray:
     return np.clip(smooth + np.random.default_rng(0).normal(0, 9, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def jpeg_tiff(path: Path, *, sizes: tuple[tuple[int, int], ...] = SIZES, **options: object) -> Slide:
-    """A TIFF of JPEG tiles of 64 px, one page a size."""
+def jpeg_tiff(
+    path: Path, *, sizes: tuple[tuple[int, int], ...] = SIZES, described: str = "", **options: object
+) -> Slide:
+    """A TIFF of JPEG tiles of 64 px, one page a size, the first `described`."""
     known = {"tile": (64, 64), "photometric": "ycbcr", "compression": "jpeg", "metadata": None} | options
     file = {name: known.pop(name) for name in ("bigtiff", "byteorder") if name in known}
     with tifffile.TiffWriter(path, **file) as writer:
         for number, (width, height) in enumerate(sizes):
             kind = 0 if "description" in known else min(number, 1)  # Aperio marks no page as a reduced one
-            writer.write(scene(width, height), subfiletype=kind, **known)
+            said = {"description": described} if described and not number else {}
+            writer.write(scene(width, height), subfiletype=kind, **known | said)
     return open_slide(path, mpp=MPP)
 
 
@@ -55,6 +59,28 @@ def with_shared_tables(path: Path) -> Slide:
         compression="jpeg", jpegtables=tables, metadata=None, extratags=[(347, 7, len(tables), tables, True)],
     )  # fmt: skip
     return open_slide(path, mpp=MPP)
+
+
+def philips(path: Path) -> Slide:
+    """A Philips TIFF: what its levels are lies in XML, their pages are padded to whole tiles."""
+    pages = ((320, 256), (192, 128), (128, 64))
+    spacings = [f'"{0.0005 * 2**level}" "{0.0005 * 2**level}"' for level in range(len(pages))]
+    told = "".join(
+        f'<DataObject ObjectType="PixelDataRepresentation">{attribute("DICOM_PIXEL_SPACING", spacing)}</DataObject>'
+        for spacing in spacings
+    )
+    image = (
+        attribute("PIM_DP_IMAGE_TYPE", "WSI")
+        + attribute("DICOM_PIXEL_SPACING", spacings[0])
+        + attribute("PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE", f"<Array>{told}</Array>")
+    )
+    scanned = f'<Array><DataObject ObjectType="DPScannedImage">{image}</DataObject></Array>'
+    xml = f'<DataObject ObjectType="DPUfsImport">{attribute("PIM_DP_SCANNED_IMAGES", scanned)}</DataObject>'
+    return jpeg_tiff(path, sizes=pages, software="Philips DP v1.0", described=xml)
+
+
+def attribute(name: str, value: str) -> str:
+    return f'<Attribute Name="{name}">{value}</Attribute>'
 
 
 def drop_tile(path: Path, page: int, tile: int) -> None:
@@ -171,6 +197,27 @@ def test_a_level_whose_missing_tiles_openslide_draws_from_a_finer_one_is_left_to
     assert directly_read(slide) == [True, False]
     for level, size in enumerate(SIZES):
         np.testing.assert_array_equal(*both(slide, (0, 0, level, size)))
+
+
+def test_a_level_over_a_missing_tile_of_a_finer_one_is_left_to_openslide(tmp_path: Path) -> None:
+    slide = jpeg_tiff(tmp_path / "a.svs", description=APERIO)
+    drop_tile(tmp_path / "a.svs", 0, 2)  # what lies over it is drawn from the finer level, though it is there
+    assert directly_read(slide) == [True, False]
+    for level, size in enumerate(SIZES):
+        np.testing.assert_array_equal(*both(slide, (0, 0, level, size)))
+
+
+def test_the_padded_levels_of_philips_equal_openslides(tmp_path: Path) -> None:
+    slide = philips(tmp_path / "a.tiff")
+    assert slide.vendor == "philips" and slide.level_sizes == ((320, 256), (160, 128), (80, 64))
+    assert all(directly_read(slide))
+    for level, (width, height) in enumerate(slide.level_sizes):
+        for x, y, size in [(0, 0, (width + 40, height + 40)), (-9, -7, (80, 70)), (64, 64, (64, 64))]:
+            np.testing.assert_array_equal(*both(slide, (x << level, y << level, level, size)))
+    drop_tile(tmp_path / "a.tiff", 1, 0)
+    fast, reference = both(slide, (0, 0, 1, (160, 128)))
+    np.testing.assert_array_equal(fast, reference)
+    assert (fast[:64, :64] == 255).all()
 
 
 @pytest.mark.parametrize(

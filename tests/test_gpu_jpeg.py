@@ -18,8 +18,9 @@ from small_slide import a_grid, a_slide, all_tissue
 from test_engines import CPU, a_checkpoint
 
 from wsi_pipeline.cli.model import load
-from wsi_pipeline.config import config_hash, digest, load_config, scoring_key
+from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ModelError, StoreError
+from wsi_pipeline.keys import config_hash, digest, scoring_key
 from wsi_pipeline.pipeline.lanes import Recipe
 from wsi_pipeline.scores.adaptive import Adaptive
 from wsi_pipeline.scores.ahead import reading

@@ -16,6 +16,8 @@ BASE = (
     "gpus",
     "errors",
     "forks",
+    "keys",
+    "knobs",
     "lazy",
     "memory",
     "schedulers",

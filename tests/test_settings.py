@@ -3,8 +3,8 @@
 import pytest
 from bright_images import quick
 
-from wsi_pipeline.config import as_yaml, knobs
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.knobs import all_knobs, as_yaml
 from wsi_pipeline.learn.settings import TrainSettings, as_json, changed_knobs, load_settings
 
 
@@ -63,7 +63,7 @@ def test_settings_written_as_yaml_are_read_back_the_same(tmp_path):
 
 
 def test_every_knob_tells_its_meaning():
-    assert all(field.description for _, _, field in knobs(quick()))
+    assert all(field.description for _, _, field in all_knobs(quick()))
 
 
 @pytest.mark.parametrize(

@@ -1,46 +1,19 @@
-"""Every knob of a run, its unit and range beside it; read from YAML, overridden by `--set section.knob=value`.
+"""Every knob of a run, its unit and range beside it.
 
 A stage never sees these models: the pipeline hands it plain values. What a knob changes decides
-what a resumed run does again, see `tiling_key` and `mapping_key`.
+what a resumed run does again, see keys.py.
 """
 
-import difflib
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import model_validator
 
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.knobs import Section, knob, load_knobs
 
-_MAX_YAML = 2**20  # characters
-_MAX_DEPTH = 100  # lists and tables in one another; beyond, the time of reading grows with the square of it
-_MAX_SAID = 300  # characters of what was got, in a message
-_OPENS = (
-    yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken,
-)  # fmt: skip
-_CLOSES = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
-_NO_YAML = (yaml.YAMLError, ArithmeticError, RecursionError, ValueError)  # all that its reader was seen to raise
 _BYTES = r"^\d+(\.\d+)? ?[KMGT]i?B$"  # 16 GB, 500MiB
 _ONE_LINE = r"^[^\r\n]*$"
-
-
-def knob(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:
-    """A field with its meaning, unit and limits beside it."""
-    return Field(default, description=help, json_schema_extra={"unit": unit}, **limits)
-
-
-class Section(BaseModel):
-    """Knobs that belong together; unknown ones and numbers that are not finite are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-Knobs = TypeVar("Knobs", bound=Section)
 
 
 class SlideKnobs(Section):
@@ -51,7 +24,8 @@ class SlideKnobs(Section):
     )
     icc: bool = knob(False, "convert colours to sRGB with the slide's ICC profile, where it has one")
     reader: Literal["auto", "openslide"] = knob(
-        "auto", "JPEG tiles of Aperio and generic TIFF are read directly, same pixels; or OpenSlide for all it opens"
+        "auto",
+        "JPEG tiles of Aperio, Philips and generic TIFF are read directly, same pixels; or OpenSlide for all it opens",
     )
     reduced_decode: bool = knob(
         False,
@@ -236,163 +210,6 @@ class Config(Section):
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """The resolved configuration: defaults, then the YAML file, then `section.knob=value` strings.
 
-    Raises ConfigError naming the file, the knob, the value got and the nearest known knob.
+    Raises ConfigError as `load_knobs` does.
     """
     return load_knobs(Config, path, overrides, listing="`python -m wsi_pipeline config` lists all")
-
-
-def load_knobs(
-    kind: type[Knobs], path: str | Path | None = None, overrides: Iterable[str] = (), *, listing: str = ""
-) -> Knobs:
-    """What `load_config` does, for any model of sections; `listing` is said beside the nearest known knob."""
-    place = str(path) if path else "configuration"
-    knobs = _read_yaml(Path(path)) if path else {}
-    for text in overrides:
-        _override(knobs, text)
-    _refuse_unknown(kind, knobs, place, listing)
-    try:
-        return kind.model_validate(knobs)
-    except ValidationError as error:
-        raise ConfigError(f"{place}: {_in_words(error)}") from None
-
-
-def tiling_key(config: Config, fingerprint: str, mpp_l0: tuple[float, float]) -> str:
-    """What the tiles of one slide depend on, as 16 hex digits; equal keys may share a store."""
-    tissue, tiles = config.tissue.model_dump(), config.tiles.model_dump(exclude={"max_unreadable"})
-    tiles["stride_px"] = config.stride_px
-    if config.tiles.store != "jpeg":
-        del tiles["jpeg_quality"]
-    known = {"slide": fingerprint, "mpp": mpp_l0, "icc": config.slide.icc, "tissue": tissue, "tiles": tiles}
-    if config.slide.reduced_decode:  # slide.reader is in no key: its pixels are the same
-        known["reduced_decode"] = True
-    return digest(known)
-
-
-def scoring_key(config: Config, tiles: str, checkpoint_id: str) -> str:
-    """What the scores of one slide depend on: its tiles, the model, and which of the tiles are scored."""
-    known: dict[str, Any] = {"tiles": tiles, "checkpoint": checkpoint_id}
-    if config.model.adaptive:
-        known["adaptive"] = (config.model.adaptive_tolerance, config.maps.threshold)
-    if config.model.dense:
-        known["dense"] = config.tiles.min_tissue
-    if config.model.decode != "cpu":
-        known["decode"] = config.model.decode
-    return digest(known)
-
-
-def mapping_key(config: Config, scores: str) -> str:
-    """What the maps and areas of one slide depend on: its scores and the map's knobs."""
-    return digest({"scores": scores, "maps": config.maps.model_dump(), "full_frame": config.outputs.full_frame})
-
-
-def config_hash(config: Config) -> str:
-    """The knobs that can change a result, as 16 hex digits; machines and switched-off files do not count."""
-    machine = {"batch", "device", "engine", "compiled"}
-    if config.model.decode == "cpu":  # as before it could be another
-        machine.add("decode")
-    return digest(config.model_dump(exclude={"run": True, "slurm": True, "outputs": True, "model": machine}))
-
-
-def digest(value: Any) -> str:
-    """16 hex digits of a JSON-able value, the same on every machine."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def knobs(config: Section) -> Iterable[tuple[str, Any, FieldInfo]]:
-    """Each knob as (dotted name, value, field) in the order of the file."""
-    for section in type(config).model_fields:
-        model = getattr(config, section)
-        for name, field in type(model).model_fields.items():
-            yield f"{section}.{name}", getattr(model, name), field
-
-
-def as_yaml(config: Section) -> str:
-    """The configuration as YAML, each knob with its unit and meaning as a comment."""
-    lines: list[str] = []
-    for name, value, field in knobs(config):
-        section, knob = name.split(".")
-        if not lines or not any(line == f"{section}:" for line in lines):
-            lines.append(f"{section}:")
-        extra = field.json_schema_extra
-        unit = extra.get("unit") if isinstance(extra, dict) else ""
-        lines.append(
-            f"  {knob}: {json.dumps(value)}".ljust(33) + f" # {f'[{unit}] ' if unit else ''}{field.description}"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            found = _parse_yaml(file.read(_MAX_YAML + 1))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config an existing YAML file") from None
-    except _NO_YAML as error:
-        raise ConfigError(f"{path}: is no valid YAML: {_short(' '.join(str(error).split()))}") from None
-    if found is None:
-        return {}
-    if not isinstance(found, dict) or not all(isinstance(v, dict | None) for v in found.values()):
-        raise ConfigError(f"{path}: sections with knobs are expected, such as 'tiles:' with 'mpp: 0.5' below it")
-    return {str(section): dict(values or {}) for section, values in found.items()}
-
-
-def _parse_yaml(text: str) -> Any:
-    """Plain values; no aliases, by which a few lines can stand for gigabytes, and no depth that nobody writes."""
-    if len(text) > _MAX_YAML:
-        raise ValueError(f"more than {_MAX_YAML:,} characters")
-    depth = 0
-    for token in yaml.scan(text):
-        if isinstance(token, yaml.AliasToken):
-            raise ValueError("an alias (*name); write the value out")
-        depth += isinstance(token, _OPENS) - isinstance(token, _CLOSES)
-        if depth > _MAX_DEPTH:
-            raise ValueError(f"more than {_MAX_DEPTH} lists and tables in one another")
-    return yaml.safe_load(text)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _MAX_SAID else f"{text[:_MAX_SAID]}..."
-
-
-def _override(knobs: dict[str, Any], text: str) -> None:
-    name, equals, value = text.partition("=")
-    section, dot, knob = name.strip().partition(".")
-    if not equals or not dot or not knob:
-        raise ConfigError(f"--set {text}: use --set section.knob=value, such as --set tiles.mpp=0.5")
-    try:
-        parsed = _parse_yaml(value)
-    except _NO_YAML:
-        parsed = value
-    table = knobs.setdefault(section, {})
-    *above, last = knob.split(".")
-    for name in above:  # data.options.labels=a.csv: a knob that is itself a table
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {text}: {name} holds {table!r} and no names below it")
-    table[last] = parsed
-
-
-def _refuse_unknown(kind: type[Section], knobs: Mapping[str, Any], place: str, listing: str) -> None:
-    known = {name: set(getattr(field.annotation, "model_fields", ())) for name, field in kind.model_fields.items()}
-    dotted = [f"{section}.{knob}" for section, names in known.items() for knob in names]
-    for section, values in knobs.items():
-        if section not in known:
-            raise ConfigError(f"{place}: unknown section {section!r}{_nearest(section, list(known), listing)}")
-        for knob in values:
-            if knob not in known[section]:
-                name = f"{section}.{knob}"
-                raise ConfigError(f"{place}: unknown knob {name!r}{_nearest(name, dotted, listing)}")
-
-
-def _nearest(name: str, known: list[str], listing: str) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"; did you mean {near[0]!r}? {listing}".rstrip() if near else ""
-
-
-def _in_words(error: ValidationError) -> str:
-    parts = []
-    for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"])
-        got = f" (got {_short(repr(item['input']))})" if name else ""
-        parts.append(f"{name}: {item['msg']}{got}" if name else str(item["msg"]).removeprefix("Value error, "))
-    return "; ".join(parts)

@@ -9,7 +9,7 @@ from wsi_pipeline.cli import options
 @options.config_options
 def command(config_file: str | None, overrides: tuple[str, ...]) -> int:
     """Print the resolved configuration as YAML; redirect it to a file and edit it."""
-    from wsi_pipeline.config import as_yaml
+    from wsi_pipeline.knobs import as_yaml
 
     click.echo(as_yaml(options.resolve(config_file, overrides)), nl=False)
     return 0

@@ -13,7 +13,8 @@ import click
 from wsi_pipeline import __version__
 from wsi_pipeline.cli.group import EXIT_FATAL, EXIT_SOME_FAILED
 from wsi_pipeline.cli.progress import Shown
-from wsi_pipeline.config import Config, config_hash
+from wsi_pipeline.config import Config
+from wsi_pipeline.keys import config_hash
 from wsi_pipeline.maps.result import FAILED, SlideResult
 from wsi_pipeline.pipeline.account import Account
 from wsi_pipeline.pipeline.folder import MARK, RunFolder, now

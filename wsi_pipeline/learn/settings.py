@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from wsi_pipeline.config import Section, knob, load_knobs
+from wsi_pipeline.knobs import Section, knob, load_knobs
 
 # What may differ on --resume: how long and on what machine, not what is learned.
 _MAY_CHANGE = {

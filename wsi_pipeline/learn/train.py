@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from wsi_pipeline import __version__
-from wsi_pipeline.config import as_yaml
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.knobs import as_yaml
 from wsi_pipeline.learn import folder, ranks
 from wsi_pipeline.learn.augment import augmentation, contact_sheet
 from wsi_pipeline.learn.batches import Batch, Batches, in_order, order_of

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsi_pipeline import __version__
-from wsi_pipeline.config import Config, config_hash
+from wsi_pipeline.config import Config
+from wsi_pipeline.keys import config_hash
 
 ENDINGS = {
     "heatmap": ("likelihood_map.tif", "likelihood_map.qml"),

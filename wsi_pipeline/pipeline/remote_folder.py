@@ -15,9 +15,9 @@ from time import monotonic
 from typing import Any
 
 from wsi_pipeline import __version__
-from wsi_pipeline.config import digest
 from wsi_pipeline.disk import writing
 from wsi_pipeline.errors import ConfigError, StoreError
+from wsi_pipeline.keys import digest
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.claim_files import BucketFiles
 from wsi_pipeline.pipeline.folder import FILES, FOLDERS, MARK, PICTURES, RunFolder, open_run_folder, refuse_others

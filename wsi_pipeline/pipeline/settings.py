@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from wsi_pipeline.config import Config, config_hash
+from wsi_pipeline.config import Config
+from wsi_pipeline.keys import config_hash
 from wsi_pipeline.slide.reader import Reading
 from wsi_pipeline.slide.tissue import TissueSettings
 from wsi_pipeline.tiles.codecs import Codec

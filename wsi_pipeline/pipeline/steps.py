@@ -9,8 +9,8 @@ from functools import partial
 from importlib import import_module
 from time import perf_counter
 
-from wsi_pipeline.config import mapping_key, scoring_key, tiling_key
 from wsi_pipeline.errors import ClusterError
+from wsi_pipeline.keys import mapping_key, scoring_key, tiling_key
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.outputs import MappingSettings, map_files, mapping_settings
 from wsi_pipeline.pipeline.rows import failure, reached, with_entry

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 
 from fsspec.callbacks import Callback
 
-from wsi_pipeline.config import digest
 from wsi_pipeline.disk import free_bytes, is_full
 from wsi_pipeline.errors import ConfigError, SlideError
+from wsi_pipeline.keys import digest
 from wsi_pipeline.slide.companions import files_of
 from wsi_pipeline.slide.files import shown
 from wsi_pipeline.slide.locks import Lock, lock, try_lock

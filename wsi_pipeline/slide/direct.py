@@ -9,102 +9,21 @@ import io
 import math
 import weakref
 from collections import OrderedDict
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tifffile
 
-from wsi_pipeline.errors import SlideError
-from wsi_pipeline.slide.describe import Slide
-from wsi_pipeline.slide.jpeg import REDUCTIONS, decode_into, head_of, standalone
-from wsi_pipeline.slide.tiff import told_as_slide_error
+from wsi_pipeline.slide.jpeg import decode_into, head_of, standalone
+from wsi_pipeline.slide.jpeg_levels import JpegLevel
 
 WHITE = 255
 
-_VENDORS = ("aperio", "generic-tiff")  # whose tiles OpenSlide lays edge to edge, with nothing in between
-_FILLED_IN = ("aperio",)  # where OpenSlide draws a missing tile from the next finer level
-_JPEG, _RGB, _YCBCR = 7, 2, 6
 _KEPT_BYTES = 48 * 2**20  # of decoded tiles a reader: a row of 240 tiles of 256 px, and 60,000 px of slide
 
 Row = tuple[int, int, int]  # of tiles: level, number and reduction
 
 _BLOCK_BYTES = 8 * 2**20  # taken at once: large enough for huge pages, without which fresh memory costs half a decode
-
-
-@dataclass(frozen=True, eq=False)
-class JpegLevel:
-    """Where the tiles of one level lie in the file.
-
-    Attributes:
-        size, tile: (width, height) of the level, and of each of its tiles, in its own pixels.
-        offsets, counts: (tiles,) int64, first byte and length of each, row by row; length 0 is no tile.
-        tables: the JPEG tables that its tiles share, if they share any.
-        ycbcr: whether the tiles are YCbCr, else RGB.
-    """
-
-    size: tuple[int, int]
-    tile: tuple[int, int]
-    offsets: np.ndarray
-    counts: np.ndarray
-    tables: bytes | None
-    ycbcr: bool
-
-    @cached_property
-    def gaps(self) -> bool:
-        """Whether tiles are missing."""
-        return not self.counts.all()
-
-    @cached_property
-    def across(self) -> int:
-        """Tiles in a row."""
-        return -(-self.size[0] // self.tile[0])
-
-
-def jpeg_levels(slide: Slide) -> tuple[JpegLevel | None, ...]:
-    """Each level of a slide as tiles to be read directly, None where OpenSlide must read it."""
-    none: tuple[JpegLevel | None, ...] = (None,) * len(slide.level_sizes)
-    if slide.backend != "openslide" or slide.vendor not in _VENDORS or slide.codec != "JPEG":
-        return none
-    try:
-        with told_as_slide_error(Path(slide.path)), tifffile.TiffFile(slide.path) as tiff:
-            pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage) and page.is_tiled]
-            found = [_level(size, pages) for size in slide.level_sizes]
-    except SlideError:
-        return none
-    filled_in = slide.vendor in _FILLED_IN
-    return tuple(
-        None if level is None or (filled_in and number and level.gaps) else level for number, level in enumerate(found)
-    )
-
-
-def _level(size: tuple[int, int], pages: list[Any]) -> JpegLevel | None:
-    """The one page of this size, if it is of plain JPEG tiles."""
-    same = [page for page in pages if (page.imagewidth, page.imagelength) == size]
-    if len(same) != 1 or not _is_plain(page := same[0]):
-        return None
-    level = JpegLevel(
-        size=size,
-        tile=(int(page.tilewidth), int(page.tilelength)),
-        offsets=np.array(page.dataoffsets, np.int64),
-        counts=np.array(page.databytecounts, np.int64),
-        tables=page.jpegtables,
-        ycbcr=page.photometric == _YCBCR,
-    )
-    tiles = level.across * -(-size[1] // level.tile[1])
-    return level if len(level.offsets) == len(level.counts) == tiles else None
-
-
-def _is_plain(page: Any) -> bool:
-    """Eight bits, three channels side by side, JPEG: what OpenSlide decodes itself and not through libtiff."""
-    return bool(
-        page.compression == _JPEG
-        and page.photometric in (_RGB, _YCBCR)
-        and (page.samplesperpixel, page.bitspersample, page.planarconfig) == (3, 8, 1)
-        and page.tilewidth % max(REDUCTIONS) == page.tilelength % max(REDUCTIONS) == 0
-    )
 
 
 class DirectPixels:

@@ -20,9 +20,10 @@ from wsi_pipeline.slide.cache import hold
 from wsi_pipeline.slide.describe import SAME_SCALE
 from wsi_pipeline.slide.describe import Slide as Slide  # at home here for all who read slides
 from wsi_pipeline.slide.describe import working_mpp as working_mpp
-from wsi_pipeline.slide.direct import DirectPixels, jpeg_levels
+from wsi_pipeline.slide.direct import DirectPixels
 from wsi_pipeline.slide.files import shown
 from wsi_pipeline.slide.jpeg import REDUCTIONS
+from wsi_pipeline.slide.jpeg_levels import jpeg_levels
 from wsi_pipeline.slide.opening import open_slide as open_slide
 from wsi_pipeline.slide.openslide_pixels import OpenSlidePixels
 from wsi_pipeline.slide.reduce import coarsest_below, read_around, reduce_box, reduce_whole

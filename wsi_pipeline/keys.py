@@ -1,0 +1,49 @@
+"""What the work on a slide depends on -> keys; a resumed run does again what has another one, see DESIGN.md."""
+
+import hashlib
+import json
+from typing import Any
+
+from wsi_pipeline.config import Config
+
+
+def tiling_key(config: Config, fingerprint: str, mpp_l0: tuple[float, float]) -> str:
+    """What the tiles of one slide depend on, as 16 hex digits; equal keys may share a store."""
+    tissue, tiles = config.tissue.model_dump(), config.tiles.model_dump(exclude={"max_unreadable"})
+    tiles["stride_px"] = config.stride_px
+    if config.tiles.store != "jpeg":
+        del tiles["jpeg_quality"]
+    known = {"slide": fingerprint, "mpp": mpp_l0, "icc": config.slide.icc, "tissue": tissue, "tiles": tiles}
+    if config.slide.reduced_decode:  # slide.reader is in no key: its pixels are the same
+        known["reduced_decode"] = True
+    return digest(known)
+
+
+def scoring_key(config: Config, tiles: str, checkpoint_id: str) -> str:
+    """What the scores of one slide depend on: its tiles, the model, and which of the tiles are scored."""
+    known: dict[str, Any] = {"tiles": tiles, "checkpoint": checkpoint_id}
+    if config.model.adaptive:
+        known["adaptive"] = (config.model.adaptive_tolerance, config.maps.threshold)
+    if config.model.dense:
+        known["dense"] = config.tiles.min_tissue
+    if config.model.decode != "cpu":
+        known["decode"] = config.model.decode
+    return digest(known)
+
+
+def mapping_key(config: Config, scores: str) -> str:
+    """What the maps and areas of one slide depend on: its scores and the map's knobs."""
+    return digest({"scores": scores, "maps": config.maps.model_dump(), "full_frame": config.outputs.full_frame})
+
+
+def config_hash(config: Config) -> str:
+    """The knobs that can change a result, as 16 hex digits; machines and switched-off files do not count."""
+    machine = {"batch", "device", "engine", "compiled"}
+    if config.model.decode == "cpu":  # as before it could be another
+        machine.add("decode")
+    return digest(config.model_dump(exclude={"run": True, "slurm": True, "outputs": True, "model": machine}))
+
+
+def digest(value: Any) -> str:
+    """16 hex digits of a JSON-able value, the same on every machine."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
