@@ -1,42 +1,21 @@
-"""What a run shows while it works: bars with tiles/s and time left on a terminal, plain lines elsewhere."""
+"""What a run shows while it works: slides and tiles done, tiles/s, and a line for what happens."""
 
-import sys
 from time import perf_counter
-from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from wsi_pipeline.cli.bars import Bars
 
 
-class Shown:
-    """Listens to a run's events; a context manager. Everything goes to stderr."""
+class Shown(Bars):
+    """Listens to a run's events."""
 
     def __init__(self, slides: int) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        super().__init__()
         self._slides, self._ended = slides, 0
         self._planned = self._scored = self._filled = 0
         self._started = perf_counter()
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not sys.stderr.isatty(),
-        )
         self._slide_bar = self._bars.add_task("slides", total=slides, rate="")
         self._tile_bar = self._bars.add_task("tiles", total=None, rate="")
-
-    def __enter__(self) -> "Shown":
-        self._bars.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._bars.stop()
 
     def __call__(self, name: str, facts: dict[str, Any]) -> None:
         """Show one event."""
@@ -68,6 +47,3 @@ class Shown:
         why = f": {facts['message']}" if facts["message"] else ""
         seconds = facts["seconds"]
         self._say(f"[{self._ended}/{self._slides}] {facts['slide_id']}: {facts['status']} ({seconds:.1f} s){why}")
-
-    def _say(self, text: str) -> None:
-        self._console.print(escape(text), soft_wrap=True)

@@ -1,44 +1,23 @@
-"""What a training shows while it works: a bar with images/s and time left on a terminal, plain lines elsewhere."""
+"""What a training shows while it works: images of the epoch done, images/s, and a line an epoch."""
 
-import sys
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from wsi_pipeline.cli.bars import Bars
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.labels import LabelledImages
 
 
-class Watched:
-    """Listens to a training; a context manager. Everything goes to stderr; with `show` off, nothing does."""
+class Watched(Bars):
+    """Listens to a training."""
 
     def __init__(self, *, show: bool = True) -> None:
-        self._console = Console(stderr=True, highlight=False, quiet=not show)
+        super().__init__(show=show)
         self._began, self._epoch = perf_counter(), ""
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not (show and sys.stderr.isatty()),
-        )
         self._bar = self._bars.add_task("reading", total=None, rate="")
-
-    def __enter__(self) -> "Watched":
-        self._bars.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._bars.stop()
 
     def __call__(self, name: str, facts: dict[str, Any]) -> None:
         """Show one event."""
@@ -69,9 +48,6 @@ class Watched:
         self._say(
             f"epoch {self._epoch}  {numbers}  {facts['images_per_s']:.1f} images/s  {facts['seconds']:.0f} s{best}"
         )
-
-    def _say(self, text: str) -> None:
-        self._console.print(escape(text), soft_wrap=True)
 
 
 def told(checkpoint: Checkpoint, folder: Path) -> str:
