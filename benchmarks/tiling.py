@@ -21,7 +21,7 @@ from benchmarks.store import TILE, new_store
 from benchmarks.timing import Benchmark, Result, arguments, finish, rounds, take_turns
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.schedulers import open_cluster
-from wsi_pipeline.slide.reader import drop_reader
+from wsi_pipeline.slide.handles import drop_reader
 from wsi_pipeline.tiles.making import write_shard
 from wsi_pipeline.tiles.pixels import read_tiles
 from wsi_pipeline.tiles.store import open_store

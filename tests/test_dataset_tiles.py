@@ -19,7 +19,8 @@ from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.maps.asap import write_asap
 from wsi_pipeline.maps.lesions import Lesion
 from wsi_pipeline.schedulers import open_cluster
-from wsi_pipeline.slide.reader import open_slide, reader_for
+from wsi_pipeline.slide.handles import reader_for
+from wsi_pipeline.slide.reader import open_slide
 from wsi_pipeline.slide.synthetic import SlideTruth, Tumour, draw_slide, tumour_mask
 from wsi_pipeline.slide.tissue import TissueSettings, find_tissue
 from wsi_pipeline.tiles.grid import lay_grid

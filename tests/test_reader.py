@@ -13,8 +13,9 @@ from small_slide import a_slide
 from wsi_pipeline.errors import ScaleError, SlideError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.slide import reduce
+from wsi_pipeline.slide.handles import drop_reader, reader_for
 from wsi_pipeline.slide.pieces import over_white
-from wsi_pipeline.slide.reader import SlideReader, drop_reader, open_slide, reader_for, working_mpp
+from wsi_pipeline.slide.reader import SlideReader, open_slide, working_mpp
 
 
 def broken_link(path: Path) -> None:

@@ -12,8 +12,9 @@ from PIL import Image, ImageCms
 from small_slide import a_slide
 
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.slide.handles import drop_reader, reader_for
 from wsi_pipeline.slide.openslide_pixels import slide_identity
-from wsi_pipeline.slide.reader import Reading, SlideReader, drop_reader, open_slide, reader_for
+from wsi_pipeline.slide.reader import Reading, SlideReader, open_slide
 
 CANARY = "CANARY-JANE-DOE-4711"
 

@@ -26,7 +26,8 @@ from wsi_pipeline.learn.datasets.table import read_table
 from wsi_pipeline.learn.models import build_model
 from wsi_pipeline.learn.settings import load_settings
 from wsi_pipeline.slide.cohort import find_slides
-from wsi_pipeline.slide.reader import Reading, SlideReader, drop_reader, open_slide, working_mpp
+from wsi_pipeline.slide.handles import drop_reader
+from wsi_pipeline.slide.reader import Reading, SlideReader, open_slide, working_mpp
 from wsi_pipeline.slide.region_files import read_regions
 from wsi_pipeline.slide.regions import share_in_boxes
 from wsi_pipeline.slide.synthetic import draw_slide

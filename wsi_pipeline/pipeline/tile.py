@@ -6,7 +6,8 @@ from dataclasses import asdict
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.pipeline.settings import TilingSettings
-from wsi_pipeline.slide.reader import Slide, drop_reader, reader_for, working_mpp
+from wsi_pipeline.slide.handles import drop_reader, reader_for
+from wsi_pipeline.slide.reader import Slide, working_mpp
 from wsi_pipeline.slide.tissue import find_tissue
 from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tiles.making import create_store, delete_store

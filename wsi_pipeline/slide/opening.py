@@ -9,7 +9,7 @@ from wsi_pipeline.slide.cache import hold
 from wsi_pipeline.slide.describe import Facts, Slide, describe
 from wsi_pipeline.slide.files import check_file, is_tiff, shown
 from wsi_pipeline.slide.openslide_pixels import GENERIC, facts_of_openslide, format_of
-from wsi_pipeline.slide.tiff import TiffTags, facts_of_tiff, impossible, tiff_tags
+from wsi_pipeline.slide.tiff_tags import TiffTags, facts_of_tiff, impossible, tiff_tags
 from wsi_pipeline.slide.urls import is_url
 
 Pair = tuple[float, float]

@@ -14,7 +14,7 @@ from wsi_pipeline.errors import SlideError
 from wsi_pipeline.slide.describe import Facts
 from wsi_pipeline.slide.files import check_file, real_target, reason, shown
 from wsi_pipeline.slide.pieces import over_white
-from wsi_pipeline.slide.tiff import TiffTags
+from wsi_pipeline.slide.tiff_tags import TiffTags
 
 GENERIC = "generic-tiff"  # what OpenSlide calls a tiled TIFF of no known vendor
 

@@ -5,8 +5,6 @@ faster and gives the same pixels (direct.py); tifffile for what OpenSlide refuse
 images are never read.
 """
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -28,9 +26,7 @@ from wsi_pipeline.slide.opening import open_slide as open_slide
 from wsi_pipeline.slide.openslide_pixels import OpenSlidePixels
 from wsi_pipeline.slide.reduce import coarsest_below, read_around, reduce_box, reduce_whole
 from wsi_pipeline.slide.tiff import TiffPixels
-from wsi_pipeline.slide.urls import is_url
 
-_OPEN_HANDLES = 4  # a thread
 _WHOLE = 1e-6  # of a pixel; at less OpenSlide interpolates nothing
 _MOST_UNREAD = 0.25  # share of a thumbnail; with more white in it, what is tissue would be anyone's guess
 
@@ -264,41 +260,3 @@ class SlideReader:
             return ImageCms.buildTransform(source, target, "RGB", "RGB"), ()
         except (ImageCms.PyCMSError, SlideError, OSError):
             return None, ("its colour profile cannot be used: its colours are taken as they are",)
-
-
-class _Handles(threading.local):
-    """The open readers of one thread, least recently used first."""
-
-    def __init__(self) -> None:
-        self.readers: OrderedDict[tuple[str, str, Reading], SlideReader] = OrderedDict()
-
-
-_handles = _Handles()
-
-
-def reader_for(slide: Slide, reading: Reading = PLAIN) -> SlideReader:
-    """This thread's open reader of a slide, a fresh one after an error; a few stay open, the oldest are closed."""
-    key = (slide.path, slide.fingerprint, reading)
-    readers = _handles.readers
-    if key in readers and readers[key].failed:
-        readers.pop(key).close()
-    if key not in readers:
-        if is_url(slide.path):
-            _close_other_urls(slide)
-        while len(readers) >= _OPEN_HANDLES:
-            readers.popitem(last=False)[1].close()
-        readers[key] = SlideReader(slide, reading)
-    readers.move_to_end(key)
-    return readers[key]
-
-
-def _close_other_urls(slide: Slide) -> None:
-    """Let go of this thread's other slides at URLs: the cache keeps whatever is open."""
-    for key in [key for key in _handles.readers if is_url(key[0]) and key[0] != slide.path]:
-        _handles.readers.pop(key).close()
-
-
-def drop_reader(slide: Slide) -> None:
-    """Close this thread's readers of a slide, if it has any."""
-    for key in [key for key in _handles.readers if key[:2] == (slide.path, slide.fingerprint)]:
-        _handles.readers.pop(key).close()

@@ -3,8 +3,9 @@
 import numpy as np
 
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.slide.handles import drop_reader, reader_for
 from wsi_pipeline.slide.jpeg import encode
-from wsi_pipeline.slide.reader import PLAIN, Reading, drop_reader, reader_for
+from wsi_pipeline.slide.reader import PLAIN, Reading
 from wsi_pipeline.tiles.grid import TileGrid
 
 WHITE = 255

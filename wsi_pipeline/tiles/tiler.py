@@ -11,7 +11,8 @@ import numpy as np
 
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.errors import SlideError, StoreError
-from wsi_pipeline.slide.reader import Slide, drop_reader
+from wsi_pipeline.slide.handles import drop_reader
+from wsi_pipeline.slide.reader import Slide
 from wsi_pipeline.stall import life_sign
 from wsi_pipeline.tiles.making import mark_complete, missing_shards, write_jpegs, write_shard
 from wsi_pipeline.tiles.pixels import read_jpegs, read_tiles
