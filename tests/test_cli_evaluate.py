@@ -240,6 +240,23 @@ def test_images_of_the_training_are_judged_only_with_a_warning(tmp_path) -> None
     assert "24 images" in done.stdout and "8 of these images trained the model" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["run", "run/model.safetensors"], ids=["folder", "file"])
+def test_images_of_the_training_are_known_under_a_named_data_set_too(name: str, tmp_path) -> None:
+    _, data = a_training(tmp_path)
+    done = judge(tmp_path / name, data, "--dataset", "folder", "--split", "all")
+    assert "8 of these images trained the model and 8 chose its epoch" in done.stderr
+
+
+def test_the_test_part_of_another_data_set_may_have_been_trained_on(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    (tmp_path / "other").mkdir()
+    data.rename(tmp_path / "other" / "test")
+    split = pd.read_csv(run / "split.csv")
+    split.assign(id="test/" + split["id"]).to_csv(run / "split.csv", index=False)
+    done = judge(run, tmp_path / "other", "--dataset", "folder")
+    assert "24 images" in done.stdout and "8 of these images trained the model" in done.stderr
+
+
 def test_a_checkpoint_that_trained_on_these_images_is_not_compared(tmp_path) -> None:
     run, data = a_training(tmp_path)
     (tmp_path / "b").mkdir()

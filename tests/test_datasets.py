@@ -304,6 +304,16 @@ def test_an_image_of_isic_2019_without_a_lesion_stands_for_itself(tmp_path: Path
     assert images.class_names[-1] == "scc" and images.labels[0, -1] == 1
 
 
+def test_a_table_of_other_lesions_is_refused(tmp_path: Path) -> None:
+    make_isic_2018(tmp_path)
+    write_table(tmp_path / "LesionGroupings.csv", "image,lesion_id", "ISIC_2,L9", "ISIC_0000001,L8")
+    said = (
+        r"LesionGroupings.csv: 1 of 2 images have no row, the first 'ISIC_1' \(GroundTruth.csv row 2\); .*lesions=FILE"
+    )
+    with pytest.raises(ConfigError, match=said):
+        open_dataset("skin", tmp_path)
+
+
 def test_isic_without_lesions_must_say_so(tmp_path: Path) -> None:
     make_isic_2018(tmp_path)
     (tmp_path / "LesionGroupings.csv").unlink()

@@ -21,6 +21,7 @@ from wsi_pipeline.learn.metrics import (
     ppv_at,
     quadratic_kappa,
 )
+from wsi_pipeline.learn.probabilities import probabilities
 from wsi_pipeline.learn.results import write_csv, write_json, write_predictions
 
 NAN = float("nan")
@@ -119,6 +120,17 @@ def test_exclusive_classes_are_called_by_the_largest_probability() -> None:
     assert found.whole["accuracy"].value == pytest.approx(4 / 6)
     expected = balanced_accuracy([0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 0, 2])
     assert found.whole["balanced_accuracy"].value == pytest.approx(expected)
+
+
+def test_exclusive_classes_are_also_called_before_the_prior_is_undone() -> None:
+    labels = np.eye(2)[[0, 0, 0, 1] * 3]
+    raw = np.array([[0.6, 0.4], [0.6, 0.4], [0.3, 0.7], [0.4, 0.6]] * 3)
+    probs = probabilities(np.log(raw), exclusive=True, prior=(0.75, 0.25))  # the first class is the likelier in all
+    found = evaluate(labels, probs, class_names="ab", exclusive=True, raw=raw, rounds=20).whole
+    assert found["balanced_accuracy"].value == pytest.approx(1 / 2)
+    assert found["balanced_accuracy_before_calibration"].value == pytest.approx((2 / 3 + 1) / 2)
+    without = evaluate(labels, probs, class_names="ab", exclusive=True, rounds=20).whole
+    assert without.keys() == {"accuracy", "balanced_accuracy"}
 
 
 def test_grades_are_read_back_from_cumulative_tasks_and_judged_by_kappa() -> None:

@@ -103,6 +103,17 @@ def test_confusion_subgroups_and_comparison_are_shown_where_there_are_any(tmp_pa
     assert "Subgroups" not in page(tmp_path).text and "DeLong's p" not in page(tmp_path).text
 
 
+def test_the_page_says_by_what_exclusive_classes_are_called(tmp_path) -> None:
+    labels, probs, _ = some_answers()
+    labels = np.column_stack([labels[:, 0], 1 - labels[:, 0]])
+    for raw in (None, probs):
+        found = evaluate(labels, probs, class_names=NAMES, exclusive=True, raw=raw, rounds=20)
+        text = page(tmp_path, found, labels=labels, raw=raw).text
+        assert "called the class of its largest probability" in text
+        for words in ("balanced accuracy before calibration", "by the largest raw output"):
+            assert (words in text) == (raw is not None)
+
+
 def test_a_difference_is_bold_only_where_its_interval_leaves_out_0(tmp_path) -> None:
     labels, probs, patients = some_answers()
     both = compare(labels, probs, probs, class_names=NAMES, patients=patients, rounds=20)

@@ -19,6 +19,11 @@ def rare(labels: np.ndarray = RARE, **more):
     return with_labels(bright_images(len(labels), classes=labels.shape[1], **more), labels)
 
 
+def three_to_one():
+    """Four images of two classes that exclude each other, the first thrice."""
+    return with_labels(bright_images(4, exclusive=True), np.array([[1.0, 0]] * 3 + [[0, 1]]))
+
+
 def test_the_default_loss_is_ours():
     objective, z = make_objective(rare(), LossKnobs()), torch.randn(4, 2, generator=torch.manual_seed(0))
     expected = weighted_bce(z, torch.tensor(RARE), *class_weights(RARE))
@@ -74,10 +79,50 @@ def test_an_exclusive_class_without_images_is_refused_by_name():
 
 
 def test_exclusive_classes_get_inverse_frequency_weights_of_mean_one():
-    images = with_labels(bright_images(4, exclusive=True), np.array([[1.0, 0]] * 3 + [[0, 1]]))
-    objective = make_objective(images, LossKnobs())
+    objective = make_objective(three_to_one(), LossKnobs())
     assert objective.weights["weights"] == pytest.approx([0.5, 1.5])  # 1/3 : 1
     assert objective.prior == pytest.approx((0.75, 0.25))
+
+
+@pytest.mark.parametrize("name", ["weighted", "plain"])
+def test_weights_of_exclusive_classes_are_undone_too(name):
+    objective = make_objective(three_to_one(), LossKnobs(name=name, task_weights={"class1": 5}))
+    best = torch.tensor(np.log(np.multiply(objective.weights["weights"], [3, 1])), dtype=torch.float32)
+    best.requires_grad_()
+    objective.loss(best.expand(4, 2), torch.from_numpy(three_to_one().labels)).backward()
+    assert best.grad is not None and best.grad.tolist() == pytest.approx([0, 0], abs=1e-5)  # so no constant is better
+    found = probabilities(best.detach().numpy()[None], exclusive=True, prior=objective.prior)
+    assert found[0].tolist() == pytest.approx([0.75, 0.25])
+
+
+def test_a_balancing_sampler_and_weights_of_exclusive_classes_are_undone_together():
+    knobs = LossKnobs(name="plain", sampler="balanced", task_weights={"class1": 5})
+    prior = make_objective(three_to_one(), knobs).prior
+    answer = np.log([[1.0, 5.0]])  # the best constant where both are drawn alike often
+    assert probabilities(answer, exclusive=True, prior=prior)[0].tolist() == pytest.approx([0.75, 0.25])
+
+
+@pytest.mark.parametrize("weights", [{}, {"class0": 2, "class1": 2}], ids=["none", "alike"])
+def test_exclusive_classes_that_are_weighed_alike_leave_no_prior(weights):
+    assert make_objective(three_to_one(), LossKnobs(name="plain", task_weights=weights)).prior is None
+
+
+def test_an_exclusive_class_of_weight_0_is_refused():
+    with pytest.raises(ConfigError, match="task_weights: got 0 for class1, one of several exclusive classes"):
+        make_objective(three_to_one(), LossKnobs(task_weights={"class1": 0}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights", "named"),
+    [
+        (RARE, {"class0": 0, "class1": 0}, "class0, class1"),
+        (np.array([[1.0, 0], [0, 0]]), {"class0": 0}, "class0"),
+    ],
+    ids=["all", "all but one that is never present"],
+)
+def test_weights_that_leave_no_task_to_train_are_refused(labels, weights, named):
+    with pytest.raises(ConfigError, match=rf"task_weights: got 0 for all that can be trained \({named}\)"):
+        make_objective(rare(labels), LossKnobs(task_weights=weights))
 
 
 @pytest.mark.parametrize(("name", "exclusive"), [("cross_entropy", False), ("wang", True)], ids=["tasks", "exclusive"])
@@ -98,6 +143,11 @@ def test_a_balancing_sampler_draws_both_classes_alike_and_its_prior_is_undone():
     assert objective.prior == pytest.approx((0.25,))
 
 
+def test_a_balancing_sampler_moves_no_task_without_known_labels():
+    images = rare(np.array([[1.0, NAN], [0, NAN], [0, NAN], [0, NAN]]))
+    objective = make_objective(images, LossKnobs(name="plain", sampler="balanced"))
+    assert objective.prior == pytest.approx((0.25, 0.5))
+
+
 def test_a_balancing_sampler_draws_exclusive_classes_alike():
-    images = with_labels(bright_images(4, exclusive=True), np.array([[1.0, 0]] * 3 + [[0, 1]]))
-    np.testing.assert_allclose(draw_weights(images), [1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    np.testing.assert_allclose(draw_weights(three_to_one()), [1 / 6, 1 / 6, 1 / 6, 1 / 2])

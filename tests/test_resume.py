@@ -101,6 +101,15 @@ def test_every_random_state_comes_back(tmp_path):
     assert (random.random(), np.random.random(), torch.rand(3).tolist()) == drawn
 
 
+def test_a_scaler_begins_anew_where_the_training_had_none_before(tmp_path):
+    saved(tmp_path / "last")
+    found = read_state(tmp_path / "last")
+    assert found is not None and found.facts["scaler"] == {}
+    (model, optimiser, _), scaler = state(), GradScaler("cpu")
+    restore(found, model=model, ema=None, optimiser=optimiser, scaler=scaler)
+    assert scaler.get_scale() == GradScaler("cpu").get_scale()
+
+
 def test_nothing_is_pickled(tmp_path):
     saved(tmp_path / "last")
     assert {path.suffix for path in (tmp_path / "last").iterdir()} == {".safetensors", ".json"}

@@ -72,13 +72,15 @@ def test_every_knob_tells_its_meaning():
         ("stop.epochs=9", []),
         ("run.workers=3", []),
         ("data.cache_gib=0", []),
+        ("calibration.temperature=false", []),
+        ("calibration.thresholds=f1", []),
         ("stop.epochs=1", ["stop.epochs: was 2, is 1; it may only grow"]),
         ("optimiser.rate=0.5", ["optimiser.rate: was 0.001, is 0.5"]),
         ("model.thaw={2: none}", ["model.thaw: was {}, is {'2': 'none'}"]),
     ],
     ids=lambda change: str(change).partition("=")[0],
 )
-def test_what_may_change_on_resume_is_how_long_and_on_what_machine(change, lines):
+def test_what_may_change_on_resume_is_how_long_on_what_machine_and_the_calibration(change, lines):
     assert changed_knobs(as_json(quick()), quick(change)) == lines
 
 

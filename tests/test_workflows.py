@@ -1,6 +1,8 @@
-"""The examples for clusters: Kubernetes manifests agree with one another and with the command line, scripts parse."""
+"""The examples: Kubernetes manifests agree with one another and the command line, scripts parse, folders are found."""
 
+import runpy
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +78,13 @@ def test_the_job_calls_the_command_line_as_it_is(pods):
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("slurm/*.sbatch")), ids=lambda path: path.name)
 def test_job_scripts_are_valid_shell(path: Path) -> None:
     assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
+
+
+def test_an_experiment_takes_relative_folders_from_where_it_is_called(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = runpy.run_path(str(FOLDER / "folds.py"))["options"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["skin.py", "--data", "images", "--out", "runs/skin"])
+    chosen = options("", data="skin", folds=4, epochs=30)
+    assert (chosen.data, chosen.out) == (tmp_path / "images", tmp_path / "runs" / "skin")

@@ -32,7 +32,9 @@ def options(description: str, *, data: str, folds: int, epochs: int, what: Seque
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", dest="knobs", action="append", default=[], metavar="KNOB=VALUE", help="for `train`")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    chosen.data, chosen.out = chosen.data.absolute(), chosen.out.absolute()  # `call` works in another folder
+    return chosen
 
 
 def call(*words: object) -> None:

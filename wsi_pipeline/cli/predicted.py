@@ -33,7 +33,7 @@ def from_checkpoint(given: dict[str, Any]) -> Judged:
     settings = load_settings(folder / SETTINGS if trained else None, [*named, *given["overrides"]])
     images = open_dataset(settings.data.dataset, Path(given["data"]), **settings.data.options)
     parts = read_parts(folder / SPLIT, images) if trained else _official(images)
-    images, warnings = _chosen(images, parts, given["split"])
+    images, warnings = _chosen(images, parts, given["split"], seen=_seen(given["checkpoint"], images, parts))
     images = aligned(images, checkpoint)
     logits = logits_of(checkpoint, images, given)
     return Judged(
@@ -63,7 +63,7 @@ def probs_of_checkpoint(where: str, judged: Judged, given: dict[str, Any]) -> np
     """
     if judged.images is None:
         raise ConfigError(f"--compare {where}: a checkpoint needs images; give its predictions as a CSV")
-    checkpoint, split = load_checkpoint(where), Path(where) / SPLIT
+    checkpoint, split = load_checkpoint(where), _split_of(where)
     if split.is_file():
         parts = read_parts(split, judged.images, whole=False)
         seen = judged.images.ids[np.isin(parts, PARTS[:2])]
@@ -121,18 +121,32 @@ def _official(images: LabelledImages) -> np.ndarray:
     return np.full(len(images), "") if images.official is None else np.asarray(images.official).astype(str)
 
 
-def _chosen(images: LabelledImages, parts: np.ndarray, split: str) -> tuple[LabelledImages, list[str]]:
-    """The images of one part, or all, and what must be said of it."""
+def _split_of(where: str) -> Path:
+    """Where the split of a checkpoint's training lies, if it has one: in its folder, or beside its weights."""
+    place = Path(where)
+    return (place.parent if place.is_file() else place) / SPLIT
+
+
+def _seen(where: str, images: LabelledImages, parts: np.ndarray) -> np.ndarray:
+    """The part (N,) that each image had when the checkpoint was trained; without its split, that of `parts`."""
+    split = _split_of(where)
+    return read_parts(split, images, whole=False) if split.is_file() else parts
+
+
+def _chosen(
+    images: LabelledImages, parts: np.ndarray, split: str, *, seen: np.ndarray
+) -> tuple[LabelledImages, list[str]]:
+    """The images of one part, or all, and what must be said of it; `seen` (N,) is the part each was trained in."""
     rows = np.arange(len(images)) if split == "all" else np.flatnonzero(parts == split)
     if not len(rows):
         there = ", ".join(f"{part} ({(parts == part).sum()})" for part in PARTS if (parts == part).any()) or "none"
         raise ConfigError(f"{images.name}: no image is in part {split!r}; there are: {there}; or give --split all")
-    seen = {part: int((parts[rows] == part).sum()) for part in PARTS[:2]}
-    if split == "test" or not any(seen.values()):
+    trained, chose = (int((seen[rows] == part).sum()) for part in PARTS[:2])
+    if not trained + chose:
         return images.subset(rows), []
     return images.subset(rows), [
-        f"{seen['train']:,} of these images trained the model and {seen['val']:,} chose its epoch, temperature and "
-        f"thresholds: the figures are better than on new images."
+        f"{trained:,} of these images trained the model and {chose:,} chose its epoch, temperature and thresholds: "
+        f"the figures are better than on new images."
     ]
 
 

@@ -46,7 +46,7 @@ class Checkpoint:
     mean: tuple[float, ...]  # a channel, of values in 0-1
     std: tuple[float, ...]
     state: dict[str, np.ndarray] = field(repr=False)  # may be given as tensors
-    prior: tuple[float, ...] | None = None  # prevalence of each class in training, undone in the output
+    prior: tuple[float, ...] | None = None  # of each class, undone in the output: mostly its prevalence in training
     temperature: float = 1.0  # divides the logits, after the prior
     threshold: float = 0.5  # chosen on validation; cancer from this probability on
     thresholds: tuple[float, ...] | None = None  # a class, chosen on validation; None: `threshold` for all

@@ -74,10 +74,11 @@ def evaluate(
     Args:
         patients: (N,) ids of what is resampled as one; None takes each image for itself, with a warning.
         thresholds: (C,), positive is p >= threshold; 0.5 by default.
-        exclusive: each row has one class, and is called by its largest probability.
+        exclusive: each row has one class, and is called by the largest of its `probs`.
         ordinal: the classes are grade >= 1 ... grade >= C, read back as a grade.
         columns, by: N rows of facts, and which of them part the images into subgroups.
-        raw: (N, C) probabilities before calibration.
+        raw: (N, C) probabilities before calibration, so before a prior is undone. Exclusive classes are also called
+            by these, as validation during training does: balanced_accuracy_before_calibration.
         prevalence: (C,), to state the PPV at; NaN for none.
 
     Raises ConfigError where shapes do not agree or a value is out of range. A probability of NaN is left out
@@ -90,8 +91,11 @@ def evaluate(
         raise ConfigError(f"patients: got {len(groups)} for {len(y)} images; give one an image")
     lacking = int((~np.isnan(y) & np.isnan(p)).any(axis=1).sum())
     y = np.where(np.isnan(p), np.nan, y)
-    results, mean = _measured(y, p, groups, plan=plan, raw=None if raw is None else np.asarray(raw))
-    whole, confusion = _called(y, p, groups, plan=plan, ordinal=ordinal) if exclusive or ordinal else ({}, None)
+    raw = None if raw is None else np.asarray(raw)
+    results, mean = _measured(y, p, groups, plan=plan, raw=raw)
+    whole, confusion = (
+        _called(y, p, groups, plan=plan, ordinal=ordinal, raw=raw) if exclusive or ordinal else ({}, None)
+    )
     by_patient = patients is not None
     return Evaluation(
         class_names=plan.names,
@@ -231,7 +235,7 @@ def _label(
 
 
 def _called(
-    labels: np.ndarray, probs: np.ndarray, groups: np.ndarray, *, plan: _Plan, ordinal: bool
+    labels: np.ndarray, probs: np.ndarray, groups: np.ndarray, *, plan: _Plan, ordinal: bool, raw: np.ndarray | None
 ) -> tuple[Figures, Confusion]:
     """What the images were called as wholes, by largest probability or as a grade: figures, confusion matrix."""
     known = ~np.isnan(labels).any(axis=1)
@@ -244,12 +248,20 @@ def _called(
     if not known.any():
         return {}, Confusion(words, ((0,) * len(words),) * len(words))
     rows = confusion_rows(truth, called, len(words))
-    parts = bootstrap_totals(confusion_statistics, rows, groups[known], **plan.draw)  # type: ignore[arg-type]
-    figures = {name: _estimate(*row) for name, row in zip(CALLED, np.stack(parts, axis=-1), strict=True)}
+    figures = _of_calls(rows, groups[known], plan)
     if not ordinal:
         del figures["quadratic_kappa"]
+    if raw is not None and not ordinal:
+        before = _of_calls(confusion_rows(truth, raw[known].argmax(axis=1), len(words)), groups[known], plan)
+        figures["balanced_accuracy_before_calibration"] = before["balanced_accuracy"]
     table = rows.sum(axis=0).astype(int).reshape(len(words), -1).tolist()
     return figures, Confusion(words, tuple(map(tuple, table)))
+
+
+def _of_calls(rows: np.ndarray, groups: np.ndarray, plan: _Plan) -> Figures:
+    """The figures of CALLED, of the `confusion_rows` of images."""
+    parts = bootstrap_totals(confusion_statistics, rows, groups, **plan.draw)  # type: ignore[arg-type]
+    return {name: _estimate(*row) for name, row in zip(CALLED, np.stack(parts, axis=-1), strict=True)}
 
 
 def _estimate(value: float, low: float, high: float) -> Estimate:

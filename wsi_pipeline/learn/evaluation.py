@@ -71,7 +71,8 @@ class Evaluation:
 
     Attributes:
         mean: over the labels where the figure is defined; brier_before, ece_before where raw output is known.
-        whole: accuracy, balanced_accuracy and, for grades, quadratic_kappa of what was called.
+        whole: accuracy, balanced_accuracy and, for grades, quadratic_kappa of what was called; for exclusive classes
+            also balanced_accuracy_before_calibration, called by the raw output, where that is known.
         confusion: for classes that exclude each other, and for grades.
         by_patient: whether patients were resampled; images if not, and `patients` then counts images.
         level: of the intervals, such as 0.95.

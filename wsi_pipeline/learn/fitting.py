@@ -21,7 +21,9 @@ BINS = 15
 def judge(logits: np.ndarray, val: LabelledImages, objective: Objective) -> tuple[dict[str, float], dict[str, float]]:
     """(numbers of history.csv, AUROC of each class) of logits (n, C); NaN where a class is absent.
 
-    Kappa is of grades, read after the prior is undone; accuracy is balanced, of exclusive classes, read before.
+    Kappa is of grades, read after the prior is undone. Accuracy is balanced, of exclusive classes, called by the
+    largest logit before it is undone, as the loss weighs them: balanced_accuracy_before_calibration of `evaluate`,
+    whose balanced_accuracy is called after.
     """
     loss = objective.loss(torch.from_numpy(logits), torch.from_numpy(val.labels)).item()
     probs = probabilities(logits, exclusive=val.exclusive, prior=objective.prior)

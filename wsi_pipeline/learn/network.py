@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from wsi_pipeline.learn.models import build_densenet
 from wsi_pipeline.learn.settings import ModelKnobs, OptimiserKnobs, ScheduleKnobs
-from wsi_pipeline.learn.transfer import parameter_groups, pretrained
+from wsi_pipeline.learn.transfer import first_free, parameter_groups, pretrained
 
 _FLOOR = 0.01  # of the highest rate: where the cosine ends
 _LONGEST_WARMUP = 0.3  # of all steps, so that a short trial is not all warm-up
@@ -31,6 +31,12 @@ def frozen_at(knobs: ModelKnobs, epoch: int) -> str:
     """What `freeze` is in this epoch (from 1): the last entry of `thaw` that has come, else `freeze`."""
     come = [start for start in knobs.thaw if start <= epoch]
     return knobs.thaw[max(come)] if come else knobs.freeze
+
+
+def check_blocks(knobs: ModelKnobs) -> None:
+    """Raises ConfigError where `freeze`, or what `thaw` says for any epoch, is no block."""
+    for until in (knobs.freeze, *knobs.thaw.values()):
+        first_free(until)
 
 
 def make_optimiser(model: nn.Module, knobs: OptimiserKnobs, block_decay: float, before: Optimizer | None) -> Optimizer:

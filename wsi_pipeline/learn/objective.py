@@ -1,6 +1,6 @@
 """Objective: the loss of the settings with weights from the training labels, and the prior it leaves to be undone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,8 +23,9 @@ _EXCLUSIVE = ("weighted", "cross_entropy", "plain")
 class Objective:
     """A loss of (logits (N, C), labels (N, C)) -> scalar.
 
-    `prior` is what `calibrate.probabilities` undoes, one a class; None where nothing was made up for.
-    `weights` is for the checkpoint. `warnings` name the tasks that will not be trained.
+    `prior` is what `probabilities` undoes, one a class; None where nothing is to be undone. Where rare classes are
+    made up for it is their share in training; the weight of an exclusive class divides it. `weights` is for the
+    checkpoint. `warnings` name the tasks that will not be trained.
     """
 
     loss: Loss
@@ -37,7 +38,8 @@ def make_objective(images: LabelledImages, knobs: LossKnobs) -> Objective:
     """The objective for these *training* images.
 
     A task with one class only is weighted 0 by the default loss, and named. Raises ConfigError when every
-    task is so, when one of several exclusive classes has no image, or for a loss that is not for such classes.
+    task is so or weighted 0 by the settings, when one of several exclusive classes has no image or no weight, or for
+    a loss that is not for such classes.
     """
     names, labels = images.class_names, images.labels
     if unknown := sorted(set(knobs.task_weights) - set(names)):
@@ -49,8 +51,11 @@ def make_objective(images: LabelledImages, knobs: LossKnobs) -> Objective:
     one_sided = [not {0.0, 1.0} <= set(column[~np.isnan(column)].tolist()) for column in labels.T]
     if all(one_sided):
         raise ConfigError(f"{images.name}: no class has both present and absent images in training: {', '.join(names)}")
+    tasks = _task_weights(names, knobs)
+    if not tasks[~np.array(one_sided)].any():
+        left = ", ".join(name for name, one in zip(names, one_sided, strict=True) if not one)
+        raise ConfigError(f"loss.task_weights: got 0 for all that can be trained ({left}); give one of them more")
     w_p, w_n = losses.class_weights(labels)
-    tasks = np.array([knobs.task_weights.get(name, 1.0) for name in names])
     return Objective(
         loss=_by_task(_SIGMOID[knobs.name](knobs, w_p, w_n), tasks),
         prior=_prior(images, knobs, w_n),
@@ -81,15 +86,33 @@ def _exclusive(images: LabelledImages, knobs: LossKnobs) -> Objective:
         absent = [name for name, count in zip(images.class_names, counts, strict=True) if not count]
         raise ConfigError(f"{images.name}: class {', '.join(absent)} has no image in training; add some, leave it out, "
                           f"or split with another split.seed")  # fmt: skip
-    weights = np.ones(len(counts)) if knobs.name == "plain" else np.asarray(losses.inverse_frequency(images.labels))
-    weights = weights * np.array([knobs.task_weights.get(name, 1.0) for name in images.class_names])
+    tasks = _task_weights(images.class_names, knobs)
+    if not tasks.all():
+        left = [name for name, weight in zip(images.class_names, tasks, strict=True) if not weight]
+        raise ConfigError(f"loss.task_weights: got 0 for {', '.join(left)}, one of several exclusive classes; give "
+                          f"a weight above 0, or leave its images out")  # fmt: skip
+    weights = tasks if knobs.name == "plain" else tasks * losses.inverse_frequency(images.labels)
     balanced = knobs.name != "plain" or knobs.sampler == "balanced"
     return Objective(
         loss=partial(_cross_entropy, weights=torch.as_tensor(weights, dtype=torch.float32)),
-        prior=tuple((counts / counts.sum()).tolist()) if balanced else None,
+        prior=_exclusive_prior(counts if balanced else np.ones(len(counts)), tasks),
         weights={"name": "cross_entropy", "weights": weights.tolist()},
         warnings=[],
     )
+
+
+def _exclusive_prior(shares: np.ndarray, tasks: np.ndarray) -> tuple[float, ...] | None:
+    """What undoes weights t / n: class c is learned as if it were t / n times as frequent, so n / t, of sum 1.
+
+    `shares` is the n that was made up for, ones where nothing was. None where all classes were weighed alike.
+    """
+    prior = shares / tasks
+    return None if (prior == prior[0]).all() else tuple((prior / prior.sum()).tolist())
+
+
+def _task_weights(names: Sequence[str], knobs: LossKnobs) -> np.ndarray:
+    """(C,) float64: 1 where nothing is said."""
+    return np.array([knobs.task_weights.get(name, 1.0) for name in names])
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, *, weights: Tensor) -> Tensor:
@@ -169,6 +192,8 @@ def _prior(images: LabelledImages, knobs: LossKnobs, share: np.ndarray) -> tuple
     if knobs.sampler == "none":
         return None
     drawn = draw_weights(images)[:, None] * ~np.isnan(images.labels)
-    drawn_share = np.clip((drawn * np.nan_to_num(images.labels)).sum(axis=0) / drawn.sum(axis=0), least, 1 - least)
+    positive, total = (drawn * np.nan_to_num(images.labels)).sum(axis=0), drawn.sum(axis=0)
+    drawn_share = np.divide(positive, total, out=share.copy(), where=total > 0)  # none known: as it is
+    drawn_share = np.clip(drawn_share, least, 1 - least)
     odds = share / (1 - share) * (1 - drawn_share) / drawn_share
     return tuple((odds / (1 + odds)).tolist())

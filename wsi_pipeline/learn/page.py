@@ -22,6 +22,7 @@ DASH, JOIN = "–", "\N{NO-BREAK SPACE}"
 WORDS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
+    "balanced_accuracy_before_calibration": "balanced accuracy before calibration",
     "quadratic_kappa": "quadratic weighted kappa",
 }
 _SHARES = ("sensitivity", "specificity", "ppv", "npv")

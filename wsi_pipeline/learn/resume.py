@@ -103,7 +103,8 @@ def restore(saved: Saved, *, model: nn.Module, ema: nn.Module | None, optimiser:
     if ema is not None:
         ema.load_state_dict(saved.tensors["ema"])
     _fill_optimiser(optimiser, model, saved.tensors["optimiser"])
-    scaler.load_state_dict(saved.facts["scaler"])
+    if saved.facts["scaler"]:  # empty where it was trained so far without one, on another device
+        scaler.load_state_dict(saved.facts["scaler"])
     _set_random_state(saved.tensors["random"], saved.facts["random"])
 
 

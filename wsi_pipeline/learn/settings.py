@@ -9,10 +9,11 @@ from pydantic import model_validator
 
 from wsi_pipeline.knobs import Section, knob, load_knobs
 
-# What may differ on --resume: how long and on what machine, not what is learned.
+# What may differ on --resume: how long, on what machine and what is fitted at the end, not what is learned.
 _MAY_CHANGE = {
     "data": {"cache_gib"},
     "stop": {"epochs"},
+    "calibration": {"temperature", "thresholds"},
     "run": {"workers"},
 }
 
@@ -99,7 +100,9 @@ class StopKnobs(Section):
 
     epochs: int = knob(30, "at most", unit="epochs", ge=1)
     metric: Literal["auroc", "loss", "kappa", "accuracy"] = knob(
-        "auroc", "of the validation part: mean AUROC, loss, kappa of grades, balanced accuracy of exclusive classes"
+        "auroc",
+        "of the validation part: mean AUROC, loss, kappa of grades, or balanced accuracy of exclusive classes, called "
+        "by the largest logit before the prior is undone",
     )
     patience: int = knob(10, "stop after so many epochs without gain", unit="epochs", ge=1)
 
@@ -166,7 +169,7 @@ def load_settings(path: str | Path | None = None, overrides: Iterable[str] = ())
 def changed_knobs(before: dict[str, Any], settings: TrainSettings) -> list[str]:
     """Knobs that differ from those a training began with and change what it learns, each as "name: was, is".
 
-    `before` is `as_json(settings)` of then. Machines may change, and `stop.epochs` may grow.
+    `before` is `as_json(settings)` of then. Machines and calibration may change, and `stop.epochs` may grow.
     """
     now, lines = as_json(settings), []
     for section, values in now.items():

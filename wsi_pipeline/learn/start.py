@@ -19,11 +19,12 @@ from wsi_pipeline.learn import ranks
 from wsi_pipeline.learn.batches import Batch
 from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.learn.material import Material, gather_material
-from wsi_pipeline.learn.network import frozen_at, make_average, make_network, make_optimiser
+from wsi_pipeline.learn.network import check_blocks, frozen_at, make_average, make_network, make_optimiser
 from wsi_pipeline.learn.objective import Objective, make_objective
 from wsi_pipeline.learn.resume import Saved, Weights, restore, save_state
 from wsi_pipeline.learn.settings import TrainSettings, as_json, changed_knobs
 from wsi_pipeline.learn.splits import missing_classes, split_digest
+from wsi_pipeline.learn.thresholds import choose_thresholds
 from wsi_pipeline.learn.transfer import freeze
 
 _NAMED = 16  # images of a batch named in a message
@@ -75,9 +76,10 @@ def start(
 ) -> Training:  # fmt: skip
     """A training at its first epoch, or where `saved` left it.
 
-    Raises ConfigError for settings that changed since, leaks, classes that cannot be trained, and a metric
-    that the validation part cannot give.
+    Raises ConfigError for settings that changed since, leaks, classes that cannot be trained, a metric that the
+    validation part cannot give, and for what is used only later: blocks to thaw, and the choice of thresholds.
     """
+    _check_ahead(settings)
     digest = split_digest(images.ids, parts)
     if saved is not None:
         _refuse_changes(saved, digest, images, settings)
@@ -145,23 +147,23 @@ def copied(model: nn.Module) -> Weights:
 def precision(name: str, device: torch.device) -> tuple[Callable[[], AbstractContextManager], GradScaler]:
     """(context of the forward pass, scaler of the loss): float16 alone needs it scaled, to keep small gradients."""
     if name == "auto":
-        half = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float16"
-        name = half if device.type == "cuda" else "float32"
+        name = _half() if device.type == "cuda" else "float32"
     scaler = GradScaler(device.type, enabled=name == "float16")
     if name == "float32":
         return nullcontext, scaler
     return partial(torch.autocast, device.type, getattr(torch, name)), scaler
 
 
-def validation_logits(training: Training, batches: Iterable[Batch]) -> np.ndarray:
+def validation_logits(training: Training, batches: Iterable[Batch], *, exact: bool = False) -> np.ndarray:
     """(n, C) float32 of the validation part by the network that is judged; each process does its share once.
 
+    With `exact` they are computed in float32 too, as `predict` does: what calibrates its output is fitted on them.
     Raises ModelError naming images where an output is not finite.
     """
     rows = training.material.rows["val"]
     training.judged.eval()
     found: list[Tensor] = []
-    with torch.inference_mode(), training.amp():
+    with torch.inference_mode(), nullcontext() if exact else training.amp():
         for batch in batches:
             found.append(training.judged(training.material.to_input(batch.pixels, training.device)).float())
     mine = torch.cat(found) if found else torch.empty((0, len(training.material.images.class_names)))
@@ -179,6 +181,18 @@ def not_finite(what: str, training: Training, rows: np.ndarray) -> ModelError:
         f"{what} is not finite in epoch {progress.epoch + 1}, step {progress.step + 1}, images {named}; look at them, "
         f"or lower optimiser.rate. The best so far (epoch {progress.best_epoch}; 0: none yet) is kept"
     )
+
+
+def _half() -> str:
+    """bfloat16 where this GPU computes in it, else float16: older ones take bfloat16 and are slow with it."""
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+
+def _check_ahead(settings: TrainSettings) -> None:
+    """ConfigError now for what would otherwise be refused epochs later."""
+    check_blocks(settings.model)
+    nothing = np.zeros((0, 1))
+    choose_thresholds(nothing, nothing, settings.calibration.thresholds)
 
 
 def _seed(seed: int) -> None:
@@ -205,3 +219,15 @@ def _check_metric(val: LabelledImages, metric: str) -> None:
     if (metric == "kappa" and not val.ordinal) or (metric == "accuracy" and not val.exclusive):
         wants = "grades" if metric == "kappa" else "classes that exclude each other"
         raise ConfigError(f"stop.metric={metric}: {val.name} has no {wants}; use auroc or loss")
+    if metric in ("kappa", "accuracy") and (found := _occurring(val)) < 2:
+        what = "grades" if metric == "kappa" else "classes"
+        raise ConfigError(f"stop.metric={metric}: needs two {what}, the {len(val)} images of validation have {found}; "
+                          f"give it more, or use stop.metric=loss")  # fmt: skip
+
+
+def _occurring(val: LabelledImages) -> int:
+    """How many grades, or classes that exclude each other, there are among the images."""
+    if val.ordinal:
+        known = ~np.isnan(val.labels).any(axis=1)
+        return len(np.unique(val.labels[known].sum(axis=1)))
+    return int((val.labels == 1).any(axis=0).sum())

@@ -146,7 +146,7 @@ def _finish(training: Training, out: Path, account: dict[str, Any], batches: Ite
     """The best weights calibrated on the validation part, saved in place of the uncalibrated ones."""
     val = training.material.part("val")
     training.judged.load_state_dict(training.best)
-    logits = validation_logits(training, batches)
+    logits = validation_logits(training, batches, exact=True)
     numbers, _ = judge(logits, val, training.objective)
     checkpoint = calibrated(_checkpoint(training, numbers), logits, val, training.settings.calibration)
     if ranks.rank() == 0:

@@ -52,17 +52,25 @@ def freeze(model: nn.Module, until: str) -> nn.Module:
     is frozen) or "none". Frozen: no gradient, BatchNorm in eval mode also after `model.train()`, and in no
     group of `parameter_groups`, so no weight decay. Raises ConfigError on another name.
     """
-    first_free = _first_free(until)
+    free_from = first_free(until)
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
-            frozen = BLOCKS.index(block_of(name)) < first_free
+            frozen = BLOCKS.index(block_of(name)) < free_from
             module.__class__ = FrozenBatchNorm2d if frozen else nn.BatchNorm2d
             module.train(model.training)
     for name, weight in model.named_parameters():
-        weight.requires_grad_(BLOCKS.index(block_of(name)) >= first_free)
+        weight.requires_grad_(BLOCKS.index(block_of(name)) >= free_from)
         if not weight.requires_grad:
             weight.grad = None  # an optimiser that knows the weight would go on with the last gradient
     return model
+
+
+def first_free(until: str) -> int:
+    """Place in BLOCKS of the first block that `freeze` leaves free. Raises ConfigError on a name it does not know."""
+    names = {"none": 0, "head": BLOCKS.index(HEAD)} | {block: place for place, block in enumerate(BLOCKS)}
+    if until not in names:
+        raise ConfigError(f"freeze {until!r}: no such block; use one of {', '.join(names)}")
+    return names[until]
 
 
 def freeze_at(epoch: int, schedule: Mapping[int, str]) -> str:
@@ -72,7 +80,7 @@ def freeze_at(epoch: int, schedule: Mapping[int, str]) -> str:
     Raises ConfigError when nothing is said for the epoch, or a later entry freezes more than one before.
     """
     steps = sorted(schedule)
-    free = [_first_free(schedule[step]) for step in steps]
+    free = [first_free(schedule[step]) for step in steps]
     if free != sorted(free, reverse=True):
         raise ConfigError(f"unfreezing {dict(schedule)}: blocks may only thaw from epoch to epoch")
     past = [step for step in steps if step <= epoch]
@@ -155,14 +163,6 @@ def pretrained(model: nn.Module, name_or_path: str | Path) -> nn.Module:
             f"imagenet: {url} cannot be had ({error}); where there is a network download it, and give its path"
         ) from None
     return _put(model, state, source=url)
-
-
-def _first_free(until: str) -> int:
-    """Place in BLOCKS of the first block that is not frozen."""
-    names = {"none": 0, "head": BLOCKS.index(HEAD)} | {block: place for place, block in enumerate(BLOCKS)}
-    if until not in names:
-        raise ConfigError(f"freeze {until!r}: no such block; use one of {', '.join(names)}")
-    return names[until]
 
 
 def _known_arch(model: nn.Module) -> str:

@@ -87,7 +87,7 @@ def _diagnoses(table: Table) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _with_lesions(table: Table, names: list[str], folder: Path, lesions: str | None) -> Table:
-    """The rows of the lesion table in the order of `table`; empty cells where it has no such image."""
+    """The rows of the lesion table in the order of `table`. Raises ConfigError where it has no row for an image."""
     if lesions == _NO_LESIONS:
         rows = pd.DataFrame({"lesion_id": ""}, index=table.rows.index)
         return Table(table.name, rows, table.parts)
@@ -97,5 +97,13 @@ def _with_lesions(table: Table, names: list[str], folder: Path, lesions: str | N
         raise ConfigError(f"{error} by lesions=FILE, or lesions=none if each image is another lesion") from error
     keys = [Path(name).stem for name in other.required(_IMAGE)]
     other.refuse_repeats(keys)
-    rows = other.rows.set_axis(keys).reindex([Path(name).stem for name in names], fill_value="")
+    wanted, known = [Path(name).stem for name in names], set(keys)
+    lost = [row for row, name in enumerate(wanted) if name not in known]
+    if lost:
+        raise ConfigError(
+            f"{other.name}: {len(lost)} of {len(names)} images have no row, the first {names[lost[0]]!r} "
+            f"({table.places[lost[0]]}); name the table of their lesions by lesions=FILE, or lesions=none if each "
+            f"image is another lesion"
+        )
+    rows = other.rows.set_axis(keys).loc[wanted]
     return Table(other.name, rows.set_axis(table.rows.index), table.parts)

@@ -1,5 +1,6 @@
 """Tile stores of slides and their annotations -> LabelledImages of tiles, labelled by what was drawn on them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ from wsi_pipeline.tiles.store import TileStore, open_store
 
 FAILED = ("failed", "unreadable", "no_mpp")  # statuses in slides.csv of slides that have no whole store
 IGNORE = ("Ignore*", "Ignore")  # QuPath's own class for what counts neither way
+_FORMULA = re.compile(r"^'(?='*[=+\-@\t])")  # the apostrophe that a free text of slides.csv has, see maps/tables.py
 
 
 def open_tiles(
@@ -93,7 +95,7 @@ def _slide_table(folder: Path, patients: str | None) -> pd.DataFrame | None:
     table = read_table(path)
     slides = table.required("slide_id")
     table.refuse_repeats(slides)
-    known = table.required("patient_id") if patients else table.text("patient_id")
+    known = table.required("patient_id") if patients else [_FORMULA.sub("", text) for text in table.text("patient_id")]
     return pd.DataFrame(
         {
             "patient": [patient or slide for patient, slide in zip(known, slides, strict=True)],
