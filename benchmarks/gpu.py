@@ -5,10 +5,10 @@ unless `--device cpu` is asked for, which tries the same code.
 
 The roofline: bytes that the folded network must move at the measured copy rate, or its operations at the measured
 rate of matrix products, whichever takes longer. Fused: each block's convolutions read what they need and write what
-they make once; unfused: every layer reads its input and writes its output.
+they make once; unfused: every layer and every join of channels reads its input and writes its output.
 
 JPEG tiles (4:2:0, quality 80) are decoded by `model.decode=gpu` and by the CPU's cores, alone and with the network
-behind, as a run has it: readers ahead of it, two that take turns at the GPU or one a core.
+behind it. Readers go ahead: two that take turns at the GPU, four as in a run with model.decode=cpu, or one a core.
 """
 
 import time
@@ -36,6 +36,7 @@ from wsi_pipeline.tiles.codecs import decode_jpeg
 PX = 224
 BATCHES, QUICK_BATCHES = (64, 128, 256, 512, 1024), (64, 256)
 BYTES = 2  # of a value in bfloat16
+RUN_READERS = 4  # of a run that decodes on the CPU, see scores/infer.py
 
 
 def main(args: Sequence[str] | None = None) -> Benchmark:
@@ -52,17 +53,25 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
         device = torch.device(pick_device(asked.device or "cuda"))
         batches = asked.batches or (QUICK_BATCHES if asked.quick else BATCHES)
         benchmark.settings |= {"device": device_name(device), "roofline": roofline(device, asked.px)}
-        benchmark.results = [sweep(device, asked.px, batch, rounds(asked.quick)) for batch in batches]
-        try:
-            benchmark.results += decoding(device, asked.px, batches[len(batches) // 2], rounds(asked.quick))
-        except ModelError as error:
-            benchmark.settings["jpeg"] = f"not measured: {error}"
+        turns = rounds(asked.quick)
+        for batch in batches:
+            measure(benchmark, f"batch {batch}", lambda batch=batch: [sweep(device, asked.px, batch, turns)])
+        measure(benchmark, "jpeg", lambda: decoding(device, asked.px, batches[len(batches) // 2], turns))
     finish(benchmark, asked.json)
     return benchmark
 
 
+def measure(benchmark: Benchmark, name: str, work: Callable[[], list[Result]]) -> None:
+    """Add the results of some work, or why there are none: the others count all the same."""
+    try:
+        benchmark.results += work()
+    except (ModelError, RuntimeError) as error:  # RuntimeError: memory, or what compiling needs
+        benchmark.settings[name] = f"not measured: {error}"
+
+
 def sweep(device: torch.device, px: int, batch: int, turns: int) -> Result:
     """One size of batch: images already on the device, and from uint8 in memory as in a run."""
+    torch._dynamo.reset()  # after eight sizes it compiles no more, in all engines of a process together
     checkpoint = random_checkpoint("densenet121", px)
     half, on_gpu = torch.bfloat16, device.type == "cuda"
     engine = TorchEngine(checkpoint, str(device), half=half, compiled=on_gpu)
@@ -80,7 +89,7 @@ def sweep(device: torch.device, px: int, batch: int, turns: int) -> Result:
     ways = {
         "bf16, on the device": lambda: passes(engine.model, images, device),
         "run's engine, from memory": from_memory,
-        "float32, NCHW, eager": lambda: passes(plain, images.contiguous() / 255, device),
+        "float32 as torch has it (TF32), NCHW, eager": lambda: passes(plain, images.contiguous() / 255, device),
     }
     own, *_, other = ways
     return Result(f"densenet121, batch {batch}", "image", own, other, take_turns(ways, rounds=turns))
@@ -91,7 +100,8 @@ def decoding(device: torch.device, px: int, batch: int, turns: int) -> list[Resu
 
     Raises ModelError where the device decodes none.
     """
-    decoder, jpegs = JpegDecoder(str(device)), jpeg_tiles((8 if device.type == "cuda" else 2) * batch, px)
+    batches = max(8, 2 * cores()) if device.type == "cuda" else 2
+    decoder, jpegs = JpegDecoder(str(device)), jpeg_tiles(batches * batch, px)
     other_way = JpegDecoder(str(device), f"{OPTIONS} nvjpeg_cuda_decoder:hybrid_huffman_threshold=0")
     scorer = Scorer(random_checkpoint("densenet121", px), str(device), "torch", compiled=device.type == "cuda")
     pixels, _ = decode_jpeg(jpegs, px)
@@ -100,9 +110,10 @@ def decoding(device: torch.device, px: int, batch: int, turns: int) -> list[Resu
         "model.decode=gpu": (lambda rows: decoder.decode([jpegs[row] for row in rows], px), 2),
         "its Huffman codes on the GPU too": (lambda rows: other_way.decode([jpegs[row] for row in rows], px), 2),
         "the CPU's cores": (lambda rows: decode_jpeg([jpegs[row] for row in rows], px), cores()),
+        "model.decode=cpu": (lambda rows: decode_jpeg([jpegs[row] for row in rows], px), RUN_READERS),
         "pixels": (lambda rows: (pixels[rows[0] : rows[-1] + 1], np.ones(len(rows), bool)), 4),
     }
-    own, huffman, other, _ = ways
+    own, huffman, other, usual, _ = ways
 
     def decoded(read: Read, readers: int) -> float:
         return float(sum(readable.sum() for _, _, readable in read_ahead(read, rows, batch, readers=readers)))
@@ -112,7 +123,7 @@ def decoding(device: torch.device, px: int, batch: int, turns: int) -> list[Resu
         parts = [part for _, tiles, _ in batches for part in scorer.submit(tiles, px)]
         return float(sum(len(part.result()[0]) for part in parts))
 
-    alone = {name: partial(decoded, *ways[name]) for name in (own, huffman, other)}
+    alone = {name: partial(decoded, *ways[name]) for name in (own, huffman, other, usual)}
     behind = {name: partial(scored, *way) for name, way in ways.items()}
     size = f"{sum(map(len, jpegs)) // len(jpegs):,} bytes a tile"
     return [
@@ -157,7 +168,8 @@ def roofline(device: torch.device, px: int) -> dict[str, float]:
 def traffic(model: nn.Module, px: int) -> tuple[float, float, float]:
     """Bytes an image moves with every layer by itself, with convolutions alone, and its operations."""
     sizes = layer_sizes(model, px)
-    unfused = sum(size["read"] + size["written"] for size in sizes if size["kind"] != "Identity")
+    joined = sum(2 * size["read"] for size in sizes if size["kind"] == "BatchNorm2d")  # each norm left follows a join
+    unfused = joined + sum(size["read"] + size["written"] for size in sizes if size["kind"] != "Identity")
     fused = sum(size["read"] + size["written"] for size in sizes if size["kind"] == "Conv2d")
     return BYTES * float(unfused), BYTES * float(fused), 2.0 * sum(size["macs"] for size in sizes)
 

@@ -123,17 +123,31 @@ def test_compiled_for_one_size_smaller_batches_are_filled_up(monkeypatch: pytest
     monkeypatch.setattr(engine, "_full", 0)
     monkeypatch.setattr(engine, "model", lambda planes: seen.append(len(planes)) or model(planes))
     found = np.concatenate([engine.forward(tiles[:3], 64), engine.forward(tiles[3:], 64)])
-    assert seen == [3, 3]
+    assert seen == [16, 16]
     np.testing.assert_allclose(found, whole, atol=1e-5)
+    engine.forward(some_tiles(17, 64), 64)
+    engine.forward(tiles, 64)
+    assert seen[2:] == [64, 64]  # few sizes: after eight torch compiles no more
 
 
-def out_of_memory_above(limit: int, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_and_out_of_memory_it_goes_on_with_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, tiles = TorchEngine(a_checkpoint(), CPU), some_tiles(20, 64)
+    whole = engine.forward(tiles, 64)
+    monkeypatch.setattr(engine, "_full", 0)
+    out_of_memory_above(6, engine, monkeypatch)
+    np.testing.assert_allclose(engine.forward(tiles, 64), whole, atol=1e-5)
+    assert engine.most == 5  # 20, 10, 5
+
+
+def out_of_memory_above(
+    limit: int, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, error: RuntimeError | None = None
+) -> None:
     """As on a GPU whose memory holds `limit` tiles, and which is given all at once."""
     model = engine.model
 
     def forward(planes: torch.Tensor) -> torch.Tensor:
         if len(planes) > limit:
-            raise torch.cuda.OutOfMemoryError("no memory")
+            raise error or torch.cuda.OutOfMemoryError("no memory")
         return model(planes)
 
     monkeypatch.setattr(engine, "model", forward)
@@ -148,6 +162,16 @@ def test_out_of_memory_halves_the_batch_and_keeps_every_row(
     np.testing.assert_allclose(engine.forward(tiles, 64), whole, atol=1e-5)
     assert engine.most == 3  # 13, 6, 3
     assert "out of memory with 13 tiles; going on with 6" in caplog.text
+
+
+def test_words_of_cudnn_for_too_little_memory_count_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, tiles = TorchEngine(a_checkpoint(), CPU), some_tiles(4, 64)
+    whole = engine.forward(tiles, 64)
+    out_of_memory_above(2, engine, monkeypatch, RuntimeError("GET was unable to find an engine to execute this"))
+    np.testing.assert_allclose(engine.forward(tiles, 64), whole, atol=1e-5)
+    out_of_memory_above(0, engine, monkeypatch, RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        engine.forward(tiles, 64)
 
 
 def test_memory_for_no_tile_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

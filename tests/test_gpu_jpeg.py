@@ -123,6 +123,22 @@ def test_what_the_device_refuses_is_decoded_by_the_cpu() -> None:
     np.testing.assert_array_equal(tiles[::2].numpy(), [simplejpeg.decode_jpeg(jpegs[row]) for row in (0, 2)])
 
 
+class Full(JpegDecoder):
+    """A device whose memory is full, as nvImageCodec tells of it."""
+
+    def _decoded(self, jpegs: Sequence[bytes], px: int) -> Any:
+        raise RuntimeError("CUDA Runtime failure: '#2'\nin cudaMallocAsync")
+
+
+def test_a_full_memory_costs_time_and_no_tile_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    jpegs, decoder = [as_jpeg("444", 1), as_jpeg("rgb", 2)], opened(Full)
+    for _ in range(2):
+        tiles, readable = decoder.decode(jpegs, PX)
+        assert readable.all()
+        np.testing.assert_array_equal(tiles, [simplejpeg.decode_jpeg(jpeg) for jpeg in jpegs])
+    assert caplog.text.count("cpu does not decode 2 tiles of 64 px (CUDA Runtime failure: '#2'): the CPU does") == 1
+
+
 class Miscoloured(JpegDecoder):
     """A device that gives what is in RGB as blue, green and red."""
 

@@ -29,10 +29,12 @@ class Engine(Protocol):
 
     Attributes:
         name: torch or onnx.
+        precision: what it computes in: float32, bfloat16, float16 or int8.
         lanes: calls of `forward` that may run at once, each in its own thread.
     """
 
     name: str
+    precision: str
     lanes: int
 
     def piece(self, px: int, of: int) -> int:

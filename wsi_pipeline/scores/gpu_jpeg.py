@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from wsi_pipeline.errors import ModelError
+from wsi_pipeline.scores.ahead import Pixels
 from wsi_pipeline.scores.cores import cores
 from wsi_pipeline.slide.jpeg import encode, standalone
 from wsi_pipeline.tiles.codecs import WHITE, decode_jpeg
@@ -49,19 +50,23 @@ class JpegDecoder:
         self._decoder = _open(self._library, self.device, options)
         self._params = _params(self._library)
         self._knows_rgb = True
+        self._told = False  # that the device failed once
         self._try_out()
 
-    def decode(self, jpegs: Sequence[bytes], px: int) -> tuple[Tensor, np.ndarray]:
+    def decode(self, jpegs: Sequence[bytes], px: int) -> tuple[Pixels, np.ndarray]:
         """(n, px, px, 3) uint8 RGB on the device, ready for any stream, and (n,) bool: False and white where a JPEG
-        cannot be decoded, or is of another size. Raises ModelError when the GPU's memory is too small."""
+        cannot be decoded, or is of another size. In the CPU's memory where the GPU's is full: who scores them can
+        take fewer at a time."""
         try:
             with self._one, self._on_stream():
                 return self._decoded(jpegs, px)
-        except torch.cuda.OutOfMemoryError:
-            raise ModelError(
-                f"{self.device} has no memory to decode {len(jpegs)} tiles of {px} px; "
-                "use a smaller model.batch, or model.decode=cpu"
-            ) from None
+        except RuntimeError as error:  # torch's OutOfMemoryError is one; the library's own errors are nothing else
+            said = str(error).partition("\n")[0]
+        if not self._told:
+            self._told = True
+            log.warning("%s does not decode %d tiles of %d px (%s): the CPU does", self.device, len(jpegs), px, said)
+        torch.cuda.empty_cache()
+        return decode_jpeg(jpegs, px)
 
     def _decoded(self, jpegs: Sequence[bytes], px: int) -> tuple[Tensor, np.ndarray]:
         found = self._by_device(jpegs, px)

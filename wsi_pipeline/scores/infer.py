@@ -168,8 +168,9 @@ def score_tiles(
 
 
 def _kept(store: TileStore, scorer: Scorer, px: int, key: str) -> AbstractContextManager[Unfinished]:
-    """Logits of the store's tiles from before and now; of another engine they would differ by rounding."""
-    path, key = (store.path, f"{key} {scorer.engine.name} {kind_of(scorer.device)}") if key else ("", "")
+    """Logits of the store's tiles from before and now; of another engine or precision they would differ by rounding."""
+    by = f"{scorer.engine.name} {kind_of(scorer.device)} {scorer.engine.precision}"
+    path, key = (store.path, f"{key} {by}") if key else ("", "")
     return keep_logits(path, key, n_tiles=store.n_tiles, shape=scorer.shape(px))
 
 

@@ -20,6 +20,7 @@ class OnnxEngine:
 
     def __init__(self, checkpoint: Checkpoint, *, cells: bool = False) -> None:
         """The graph is built when the first tiles come."""
+        self.precision = "float32" if checkpoint.ranges is None else "int8"
         self.lanes = cores()
         self._checkpoint, self._cells = checkpoint, cells
         self._sessions: dict[bool, onnxruntime.InferenceSession] = {}

@@ -17,6 +17,8 @@ from wsi_pipeline.scores.cores import cores
 
 _TORCH_PIECE = 4  # most tiles in one pass of torch on a CPU: more would fault fresh memory in page by page
 _GPU_LANES = 2  # one batch computes while the next is uploaded
+_LEAST, _STEP = 16, 64  # tiles in the batches that a compiled network knows: so that there are only a few of them
+_FULL = ("unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")  # of memory, as it were
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,8 @@ def half_of(device: str) -> torch.dtype | None:
     """The type that a device computes in: bfloat16 or float16 on a GPU, float32 (None) on a CPU."""
     if device == "cpu":
         return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    with torch.cuda.device(device):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 class TorchEngine:
@@ -54,6 +57,7 @@ class TorchEngine:
         """Loads the weights onto `device`. `compiled`: by torch.compile, a minute at the first batch."""
         self.device = torch.device(device)
         self.lanes = cores() if self.device.type == "cpu" else _GPU_LANES
+        self.precision = "float32" if half is None else str(half).removeprefix("torch.")
         self.most = 1 << 30  # tiles in a pass; less once the memory was full
         network = folded(build_model(checkpoint))
         network = network if half is None else in_half(network, half)
@@ -61,7 +65,7 @@ class TorchEngine:
         model: nn.Module = FromPixels(network, checkpoint.mean, checkpoint.std, half)
         model = model.to(memory_format=torch.channels_last).to(self.device).eval()
         self.model = torch.compile(model, dynamic=False) if compiled else model
-        self._full = 0 if compiled else None  # compiled for one size of batch: smaller ones are filled up
+        self._full = 0 if compiled else None  # the largest batch it was compiled for: smaller ones are filled up
         self._launching = threading.Lock()
         self._lane = threading.local()
 
@@ -81,16 +85,27 @@ class TorchEngine:
         """As `Engine.forward`; a tensor is on the device already. When the GPU's memory does not hold the tiles,
         fewer are taken, from then on; ModelError when it does not hold one."""
         out: list[np.ndarray] = []
-        start = 0
+        start, waited = 0, False
         while start < len(tiles):
             part = tiles[start : start + self.most]
             try:
                 out.append(self._pass(part, px))
                 start += len(part)
                 continue
-            except torch.cuda.OutOfMemoryError:
-                pass  # recovered from below: here the traceback still holds the memory
-            self._take_less(len(part), px)
+            except RuntimeError as error:  # torch's OutOfMemoryError is one
+                if not is_full(error):
+                    raise
+                said = str(error).partition("\n")[0]
+            # Recovered from here: in the except clause the traceback still holds the memory.
+            if len(part) > 1:
+                self._take_less(len(part))
+            elif not waited:
+                waited = True
+                self._wait_for_others()
+            else:
+                raise ModelError(
+                    f"{self.device} has no memory for one tile of {px} px ({said}); use smaller tiles or --device cpu"
+                )
         return np.concatenate(out)
 
     def _pass(self, tiles: np.ndarray | Tensor, px: int) -> np.ndarray:
@@ -107,22 +122,37 @@ class TorchEngine:
         return pixels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else pixels
 
     def _filled(self, tiles: Tensor) -> Tensor:
-        """The tiles, with black ones behind them up to the size compiled for."""
+        """The tiles, with black ones behind them up to a size that it is compiled for, or is now.
+
+        After eight sizes torch compiles no more; so they are few, and the largest serves for all that are smaller.
+        """
         if self._full is None:
             return tiles
-        self._full = max(self._full, len(tiles))
-        return torch.cat([tiles, tiles.new_zeros((self._full - len(tiles), *tiles.shape[1:]))])
+        wanted = _LEAST if len(tiles) <= _LEAST else -(-len(tiles) // _STEP) * _STEP
+        self._full = full = max(self._full, wanted)
+        size = max(len(tiles), min(full, self.most))  # `most` is what the memory holds
+        return torch.cat([tiles, tiles.new_zeros((size - len(tiles), *tiles.shape[1:]))])
 
     def _stream(self) -> AbstractContextManager[object]:
         stream = getattr(self._lane, "stream", None)
         return nullcontext() if stream is None else torch.cuda.stream(stream)
 
-    def _take_less(self, tried: int, px: int) -> None:
+    def _take_less(self, tried: int) -> None:
         torch.cuda.empty_cache()
-        if tried == 1:
-            raise ModelError(f"{self.device} has no memory for one tile of {px} px; use smaller tiles or --device cpu")
         self.most = max(1, min(self.most, tried // 2))
         log.warning("%s is out of memory with %d tiles; going on with %d", self.device, tried, self.most)
+
+    def _wait_for_others(self) -> None:
+        """Until what the other lane computes has left the memory."""
+        if self.device.type == "cuda":
+            with self._launching:
+                torch.cuda.synchronize(self.device)
+                torch.cuda.empty_cache()
+
+
+def is_full(error: RuntimeError) -> bool:
+    """Whether the device's memory did not hold what was asked; cuDNN and cuBLAS say so in words of their own."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in _FULL)
 
 
 def reduced(planes: Tensor, px: int) -> Tensor:
