@@ -1,5 +1,7 @@
 """Slides at URLs: fetched once, kept while read, the oldest removed; told by their URL, never by where they lie."""
 
+import errno
+import os
 import posixpath
 import threading
 import time
@@ -153,6 +155,45 @@ def test_what_a_killed_process_left_half_fetched_is_removed(files: Counted, tmp_
     files.pipe_file("/b/a.tif", b"slide")
     hold("counted://b/a.tif").close()
     assert kept(tmp_path) == ["a.tif"]
+
+
+def test_a_slide_is_on_the_disk_before_its_folder_has_its_name(
+    files: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.mrxs", "a/Slidedat.ini", "a/Data/0.dat"):
+        files.pipe_file(f"/s/{name}", b".")
+    settled: list[int] = []
+    draft: list[int] = []
+    at_renaming: list[int] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def settle(handle: int) -> None:
+        settled.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        draft.extend(part.stat().st_ino for part in (path, *path.rglob("*")))
+        at_renaming.extend(settled)
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", settle)
+    monkeypatch.setattr(Path, "rename", renamed)
+    hold("counted://s/a.mrxs").close()
+    assert len(draft) == 6 and set(draft) <= set(at_renaming)  # three files, three folders
+    assert (tmp_path / "cache" / "slides").stat().st_ino == settled[-1]
+
+
+def test_a_disk_that_fills_while_a_slide_is_settled_is_told(
+    files: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    files.pipe_file("/b/a.tif", b"slide")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SlideError, match=r"^a\.tif: 5 bytes to fetch, .* free in the cache"):
+        hold("counted://b/a.tif")
+    assert kept(tmp_path) == []
 
 
 def test_a_mirax_slide_brings_its_folder_and_a_hamamatsu_index_the_files_that_it_names(files: Counted) -> None:

@@ -31,6 +31,11 @@ def test_a_folder_is_searched_all_the_way_down(tmp_path: Path) -> None:
     assert ids(tmp_path) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("name", ["a.czi", "a.avs", "a.CZI"])
+def test_slides_of_zeiss_and_argos_are_found(tmp_path: Path, name: str) -> None:
+    assert ids(touch(tmp_path, name)) == ["a"]
+
+
 def test_own_heatmaps_and_run_folders_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a.svs", "a_likelihood_map.tif", "run/maps/b.tif", "other/c.tif", "out/d.tif")
     (tmp_path / "run" / "run.json").write_text(json.dumps({"wsi_pipeline": "1.0"}))

@@ -246,6 +246,28 @@ def test_between_the_pixels_of_a_level_openslide_reads(tmp_path: Path) -> None:
     np.testing.assert_array_equal(*both(slide, (101, 77, 1, (40, 40))))
 
 
+def test_the_parts_of_a_large_region_that_openslide_interpolates_are_left_to_it(tmp_path: Path) -> None:
+    slide = jpeg_tiff(tmp_path / "a.svs", sizes=((8203, 67), (4101, 33)), description=APERIO)
+    assert directly_read(slide) == [True, True] and slide.level_downsamples[1] % 1
+    fast, reference = both(slide, (0, 0, 1, (4101, 33)))
+    np.testing.assert_array_equal(fast[:, 4096:], reference[:, 4096:])  # the second part begins between two pixels
+    np.testing.assert_array_equal(fast, reference)
+    np.testing.assert_array_equal(*both(slide, (0, 0, 0, (8203, 67))))
+
+
+def test_a_tile_between_the_pixels_of_its_level_is_not_copied_as_it_is_not_read_so(tmp_path: Path) -> None:
+    slide = jpeg_tiff(tmp_path / "a.svs", sizes=((301, 261), (150, 130)), description=APERIO)
+    assert directly_read(slide) == [True, True]
+    side = 64 * slide.level_downsamples[1]
+    with SlideReader(slide) as reader:
+        jpeg = reader.own_jpeg((0, 0, side, side), (64, 64))
+        assert jpeg is not None
+        out = np.empty((64, 64, 3), np.uint8)
+        decode_into(jpeg, out)
+        np.testing.assert_array_equal(out, reader.read_box((0, 0, side, side), (64, 64)))
+        assert reader.own_jpeg((side, side, side, side), (64, 64)) is None
+
+
 def test_the_knob_switches_it_off(tmp_path: Path) -> None:
     slide = jpeg_tiff(tmp_path / "a.tif")
     with SlideReader(slide, Reading(direct=False)) as reader:
@@ -301,6 +323,19 @@ def test_what_the_decoder_here_refuses_is_read_by_openslide(tmp_path: Path) -> N
         whole = reader.read(0, 0, 0, (64, 64))
         reader._direct = DirectPixels(path, (cut,))
         np.testing.assert_array_equal(reader.read(0, 0, 0, (64, 64)), whole)
+
+
+def test_a_jpeg_without_an_end_is_not_copied(tmp_path: Path) -> None:
+    slide = jpeg_tiff(tmp_path / "a.tif", sizes=((64, 64),))
+    level = jpeg_levels(slide)[0]
+    assert level is not None
+    with DirectPixels(slide.path, (replace(level, counts=level.counts - 2),)) as cut:
+        with pytest.raises(ValueError, match="a JPEG without an end"):
+            cut.tile_bytes(0, 0, 0, (64, 64))
+        with SlideReader(slide) as reader:
+            assert reader.own_jpeg((0, 0, 64, 64), (64, 64)) is not None
+            reader._direct = cut
+            assert reader.own_jpeg((0, 0, 64, 64), (64, 64)) is None
 
 
 @pytest.mark.parametrize("step", [64, 40, 32], ids=["aligned", "not aligned", "overlapping"])

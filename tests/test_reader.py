@@ -1,8 +1,10 @@
 """Slides opened and read: what is refused, exact pixels, white outside, boxes, thumbnails, handles."""
 
 import pickle
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import openslide
@@ -12,7 +14,7 @@ from small_slide import a_slide
 
 from wsi_pipeline.errors import ScaleError, SlideError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.slide import reduce
+from wsi_pipeline.slide import openslide_pixels, reduce
 from wsi_pipeline.slide.handles import drop_reader, reader_for
 from wsi_pipeline.slide.pieces import over_white
 from wsi_pipeline.slide.reader import SlideReader, open_slide, working_mpp
@@ -152,6 +154,46 @@ def test_a_few_readers_stay_open_and_the_oldest_is_replaced(tmp_path: Path) -> N
     assert reader_for(slides[4]) is readers[4] and reader_for(slides[0]) is not readers[0]
     for each in slides:
         drop_reader(each)
+
+
+PADDED = ((640, 512), (320, 256), (192, 128), (128, 64))  # the third should be 160 px wide
+
+
+@pytest.mark.parametrize(
+    ("sizes", "used", "said"),
+    [
+        pytest.param(PADDED, 2, ("2 coarser levels do not fit the finest and are not used",), id="padded"),
+        pytest.param(PADDED[:3], 2, ("1 coarser level does not fit the finest and is not used",), id="the last padded"),
+        pytest.param(
+            ((320, 320), (192, 192)), 1, ("1 coarser level does not fit the finest and is not used",), id="square"
+        ),
+        pytest.param(((301, 261), (150, 130), (75, 65)), 3, (), id="rounded down"),
+        pytest.param(((301, 261), (151, 131), (76, 66)), 3, (), id="rounded up"),
+        pytest.param(((302, 302), (75, 75)), 2, (), id="square, by 4"),
+    ],
+)
+def test_levels_padded_beyond_the_finest_are_not_used(
+    tmp_path: Path, sizes: tuple[tuple[int, int], ...], used: int, said: tuple[str, ...]
+) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for number, (width, height) in enumerate(sizes):
+            pixels, kind = np.full((height, width, 3), 200, np.uint8), min(number, 1)
+            writer.write(pixels, photometric="rgb", tile=(64, 64), subfiletype=kind, metadata=None)
+    slide = open_slide(tmp_path / "a.tif", mpp=(0.5, 0.5))
+    assert (slide.vendor, slide.level_sizes, slide.warnings) == ("generic-tiff", sizes[:used], said)
+    assert len(slide.level_downsamples) == used
+
+
+@pytest.mark.parametrize(("vendor", "used"), [("dicom", 2), ("generic-tiff", 2), ("aperio", 4)])
+def test_levels_are_held_against_the_finest_where_a_format_does_not_tell_of_padding(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, used: int
+) -> None:
+    told = SimpleNamespace(
+        properties={"openslide.vendor": vendor}, level_dimensions=PADDED, level_downsamples=(1.0, 2.0, 3.67, 6.5)
+    )
+    monkeypatch.setattr(openslide_pixels, "_open", lambda _: nullcontext(told))
+    facts = openslide_pixels.facts_of_openslide(Path("a"), None)
+    assert (facts.level_sizes, len(facts.level_downsamples)) == (PADDED[:used], used)
 
 
 def test_a_slide_survives_pickling(tmp_path: Path) -> None:

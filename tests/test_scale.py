@@ -57,7 +57,9 @@ def test_an_implausible_default_is_refused_too() -> None:
 
 @pytest.mark.parametrize("source", ["vendor", "tiff"])
 def test_a_scale_of_the_file_that_contradicts_its_objective_is_refused(source: str) -> None:
-    with pytest.raises(ScaleError, match=r"does not fit its objective of 40x, about 0\.25 um/px"):
+    with pytest.raises(
+        ScaleError, match=r"mpp 0\.5 x 0\.5 um/px .*does not fit its objective of 40x; give the right mpp"
+    ):
         resolve_mpp(**NOTHING | {source: (0.5, 0.5), "objective_power": 40.0})
 
 
@@ -72,14 +74,17 @@ def test_what_the_user_gives_is_not_held_against_the_objective() -> None:
     [
         pytest.param(0.5, 0.5, 20.0, False, id="20x"),
         pytest.param(0.25, 0.25, 40.0, False, id="40x"),
-        pytest.param(0.79, 0.5, 20.0, False, id="within the factor"),
+        pytest.param(0.23, 0.23, 20.0, False, id="Pannoramic at 20x"),
+        pytest.param(0.22, 0.22, 20.0, False, id="Axioscan at 20x"),
+        pytest.param(0.274, 0.274, 20.0, False, id="VS200 at 20x"),
+        pytest.param(0.79, 0.5, 20.0, False, id="a little coarser"),
         pytest.param(0.81, 0.5, 20.0, True, id="x above it"),
-        pytest.param(0.5, 0.31, 20.0, True, id="y below it"),
+        pytest.param(0.5, 0.19, 20.0, True, id="y below it"),
         pytest.param(5.0, 5.0, None, False, id="no power"),
         pytest.param(5.0, 5.0, 0.0, False, id="power 0"),
     ],
 )
-def test_a_factor_of_1_6_off_the_objective_contradicts_it(
+def test_a_scale_far_from_that_of_its_objective_contradicts_it(
     x: float, y: float, power: float | None, expected: bool
 ) -> None:
     assert contradicts_objective(Mpp(x, y), power) is expected

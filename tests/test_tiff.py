@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import ScaleError, SlideError
 from wsi_pipeline.slide.reader import SlideReader, open_slide
 from wsi_pipeline.slide.tiff import TiffPixels
 
@@ -130,6 +131,37 @@ def test_a_small_image_before_the_slide_is_passed_over(tmp_path: Path) -> None:
         writer.write(noise(16, 16), photometric="minisblack", metadata=None)
         writer.write(noise(64, 80, 3), photometric="rgb", metadata=None)
     assert open_slide(tmp_path / "a.tif", mpp=MPP).level_sizes == ((80, 64),)
+
+
+def test_a_small_tiled_image_before_the_slide_is_passed_over_with_its_scale(tmp_path: Path) -> None:
+    pixels, tiled = noise(256, 320, 3), {"photometric": "rgb", "tile": (32, 32), "metadata": None}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(noise(64, 80, 3), resolution=(2_500, 2_500), resolutionunit=3, **tiled)
+        writer.write(pixels, resolution=(20_000, 20_000), resolutionunit=3, **tiled)
+    with openslide.OpenSlide(tmp_path / "a.tif") as handle:
+        assert handle.level_dimensions == ((80, 64),)  # what it takes for the slide
+    slide = open_slide(tmp_path / "a.tif")
+    assert (slide.level_sizes, slide.mpp_l0.mean) == (((320, 256),), 0.5)
+    with SlideReader(slide) as reader:
+        np.testing.assert_array_equal(reader.read(0, 0, 0, (320, 256)), pixels)
+
+
+def ome_image(side: int, mpp: float, data: str) -> str:
+    told = f'SizeX="{side}" SizeY="{side}" SizeZ="1" SizeC="3" SizeT="1" PhysicalSizeX="{mpp}" PhysicalSizeY="{mpp}"'
+    channel = '<Channel ID="Channel:0:0" SamplesPerPixel="3"/>'
+    return f'<Image><Pixels DimensionOrder="XYCZT" Type="uint8" {told}>{channel}{data}</Pixels></Image>'
+
+
+@pytest.mark.parametrize("absent_first", [True, False])
+def test_the_scale_of_an_image_that_is_not_in_the_file_is_not_taken(tmp_path: Path, absent_first: bool) -> None:
+    images = [ome_image(48, 4.0, ""), ome_image(64, 0.5, '<TiffData IFD="0" PlaneCount="1"/>')]
+    told = f"<OME>{''.join(images if absent_first else reversed(images))}</OME>"
+    tifffile.imwrite(tmp_path / "a.tif", noise(64, 64, 3), photometric="rgb", description=told, metadata=None)
+    if absent_first:  # tifffile counts one image, the XML two
+        with pytest.raises(ScaleError, match=r"^a\.tif: no mpp in the file"):
+            open_slide(tmp_path / "a.tif")
+    else:
+        assert open_slide(tmp_path / "a.tif").mpp_l0.mean == 0.5
 
 
 @pytest.mark.parametrize(

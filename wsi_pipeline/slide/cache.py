@@ -1,8 +1,9 @@
 """A slide at a URL -> its files on this machine's disk for as long as someone reads them; those used longest ago go.
 
 A slide is a folder of the cache, named by a hash of its URL, size and version, so that one replaced under the same
-name is another. It is fetched under a lock, into `.partial`, and renamed when it is whole: several workers and jobs
-fetch it once. Who reads it holds its lock with all other readers; only who gets that alone may remove it.
+name is another. It is fetched under a lock, into `.partial`, and renamed when it is whole, on the disk and not only in
+memory: several workers and jobs fetch it once, and a power cut leaves no half of it. Who reads it holds its lock with
+all other readers; only who gets that alone may remove it.
 """
 
 import os
@@ -10,6 +11,7 @@ import posixpath
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from fsspec.callbacks import Callback
@@ -131,7 +133,10 @@ def _fetch(files: FileSystem, there: str, entry: Path, url: str) -> None:
             target = draft / _inside(part, posixpath.dirname(there))
             target.parent.mkdir(parents=True, exist_ok=True)
             _transfer(files, part, target, size)
+        for folder in {path.parent for path in draft.rglob("*")}:
+            _settle_names(folder)
         draft.rename(entry)
+        _settle_names(entry.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -155,6 +160,7 @@ def _transfer(files: FileSystem, part: str, target: Path, size: int | None) -> N
             files.get_file(part, str(target), callback=_GetsOn())
             got = target.stat().st_size
             if size is None or got == size:
+                _settle(target)
                 return
             why = f"{got:,} bytes of {size:,} came"
         except broken() as error:
@@ -162,6 +168,21 @@ def _transfer(files: FileSystem, part: str, target: Path, size: int | None) -> N
                 raise SlideError(_no_room(target, size or 0, shown(target))) from error
             why = told(error)
     raise SlideError(f"{shown(target)}: could not be fetched, tried twice: {why}; go on with --resume")
+
+
+def _settle(path: Path) -> None:
+    """Wait until a file is on the disk: after a power cut it would have its length there, and nothing in it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _settle_names(folder: Path) -> None:
+    """The same for the names in a folder, where the disk can do that."""
+    with suppress(OSError):
+        _settle(folder)
 
 
 def _inside(part: str, folder: str) -> PurePosixPath:

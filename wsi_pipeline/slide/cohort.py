@@ -19,9 +19,9 @@ from wsi_pipeline.slide.companions import series_of
 from wsi_pipeline.slide.openslide_pixels import slide_identity
 from wsi_pipeline.slide.urls import FileSystem, is_url, plain, reaching, remote
 
-SUFFIXES = frozenset(
-    [".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".qptiff"]
-)
+_TIFFS = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".avs")
+_OTHERS = (".mrxs", ".vms", ".vmu", ".svslide", ".dcm", ".czi")
+SUFFIXES = frozenset([*_TIFFS, *_OTHERS])
 _SYSTEM = ("lost+found", "System Volume Information", "$RECYCLE.BIN")  # of disks, never a user's own slides
 HEATMAP_ENDING = "_likelihood_map.tif"  # our own maps open as slides, so they are left out by name
 _COLUMNS = ("slide_id", "path", "mpp", "mpp_x", "mpp_y", "label", "patient_id", "split")

@@ -20,7 +20,8 @@ def standalone(data: bytes, tables: bytes | None, *, ycbcr: bool, shape: tuple[i
 
     The file's own APP markers go: the page, not they, says what its colours are, and that is how OpenSlide
     takes them. Comments go too, and whatever lies behind the image: both may name a patient. Raises ValueError
-    where the data are no JPEG of `shape` (rows, columns) in three 8-bit channels.
+    where the data are no JPEG of `shape` (rows, columns) in three 8-bit channels, or have no end: strict decoders
+    would refuse the copy.
     """
     head, at = head_of(data, tables, ycbcr=ycbcr, shape=shape)
     return head + _scan(data, at)
@@ -83,7 +84,9 @@ def _segment(data: bytes, at: int) -> tuple[int, int]:
 def _scan(data: bytes, at: int) -> bytes:
     """From the scan at `at` to the end of the image; what is compressed never looks like an end."""
     end = data.find(_END, _segment(data, at)[1])
-    return data[at:] if end < 0 else data[at : end + 2]
+    if end < 0:
+        raise ValueError("a JPEG without an end")
+    return data[at : end + 2]
 
 
 def _check_frame(frame: bytes, shape: tuple[int, int]) -> None:

@@ -37,7 +37,7 @@ def open_slide(
 
 
 def _facts(path: Path) -> Facts:
-    """What OpenSlide says of a file, or tifffile where OpenSlide cannot, or sees fewer levels."""
+    """What OpenSlide says of a file, or tifffile where OpenSlide cannot, or sees another image or fewer levels."""
     kind = format_of(path)
     tiff = _tags(path, kind)
     if tiff is None:
@@ -53,8 +53,9 @@ def _facts(path: Path) -> Facts:
             return facts_of_tiff(path, tiff)  # a codec that OpenSlide has not
         except SlideError:
             raise refused from None
-    fewer = kind == GENERIC and len(found.level_sizes) < len(tiff.level_sizes)
-    return facts_of_tiff(path, tiff) if fewer else found
+    other = found.level_sizes[0] != tiff.level_sizes[0]  # OpenSlide takes the first tiled page, a macro too
+    fewer = len(found.level_sizes) < len(tiff.level_sizes)
+    return facts_of_tiff(path, tiff) if kind == GENERIC and (other or fewer) else found
 
 
 def _tags(path: Path, kind: str | None) -> TiffTags | None:

@@ -4,7 +4,9 @@ The only file that imports openslide. Of the properties only those are read that
 scale, objective, level geometry, bounds, quickhash.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,11 @@ from wsi_pipeline.errors import SlideError
 from wsi_pipeline.slide.describe import Facts
 from wsi_pipeline.slide.files import check_file, real_target, reason, shown
 from wsi_pipeline.slide.pieces import over_white
+from wsi_pipeline.slide.tiff import fits
 from wsi_pipeline.slide.tiff_tags import TiffTags
 
 GENERIC = "generic-tiff"  # what OpenSlide calls a tiled TIFF of no known vendor
+_MAY_BE_PADDED = (GENERIC, "dicom")  # slides of Philips come as these, with pages larger than their levels
 
 _FAILED = (openslide.OpenSlideError, OSError)
 
@@ -51,17 +55,20 @@ def facts_of_openslide(path: Path, tiff: TiffTags | None) -> Facts:
         resolution = tiff.resolution_mpp if tiff else None
         if vendor == GENERIC:  # OpenSlide takes this one from the resolution tags
             stated, resolution = (tiff.stated_mpp, resolution) if tiff else (None, stated)
+        sizes = tuple(handle.level_dimensions)
+        used = _fitting(sizes) if vendor in _MAY_BE_PADDED else len(sizes)
         return Facts(
             vendor=vendor,
             backend="openslide",
             codec=tiff.codec if tiff else "?",
-            level_sizes=tuple(handle.level_dimensions),
-            level_downsamples=tuple(handle.level_downsamples),
+            level_sizes=sizes[:used],
+            level_downsamples=tuple(handle.level_downsamples)[:used],
             stated_mpp=stated,
             resolution_mpp=resolution,
             objective_power=power[0] if power else None,
             bounds_l0=(int(bounds[0]), int(bounds[1]), int(bounds[2]), int(bounds[3])) if bounds else None,
             quickhash=properties.get(openslide.PROPERTY_NAME_QUICKHASH1),
+            warnings=_left_out(len(sizes) - used),
         )
 
 
@@ -112,6 +119,36 @@ def _open(path: Path) -> openslide.OpenSlide:
         check_file(path)  # it may be gone by now, and OpenSlide does not tell
         said = f"OpenSlide cannot open it ({reason(error, path)}); get a fresh copy"
         raise SlideError(f"{shown(path)}: {said}") from error
+
+
+def _fitting(sizes: Sequence[tuple[int, int]]) -> int:
+    """How many levels, from the finest on, are the finest one reduced.
+
+    OpenSlide tells the scale of a level by its size, and a page padded to whole tiles is larger than its level: what is
+    in it would seem to lie elsewhere. Both sides of a square are padded alike, so its levels must be halves of halves.
+    """
+    finest = sizes[0]
+    square = finest[0] == finest[1]
+    for number, (before, size) in enumerate(pairwise(sizes), start=1):
+        if size[0] >= before[0] or not fits(size, finest) or (square and not _is_halved(size[0], finest[0])):
+            return number
+    return len(sizes)
+
+
+def _is_halved(side: int, finest: int) -> bool:
+    """Whether a side is the finest one's, divided by a power of two and rounded."""
+    halvings = math.log2(finest / max(side, 1))
+    return abs(halvings - round(halvings)) < 2 / max(side, 1)
+
+
+def _left_out(levels: int) -> tuple[str, ...]:
+    """A warning where levels cannot be used."""
+    if not levels:
+        return ()
+    which = "1 coarser level does not fit the finest and is"
+    if levels > 1:
+        which = f"{levels} coarser levels do not fit the finest and are"
+    return (f"{which} not used",)
 
 
 def _numbers(properties: Mapping[str, str], *names: str) -> tuple[float, ...] | None:

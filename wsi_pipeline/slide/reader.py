@@ -28,6 +28,7 @@ from wsi_pipeline.slide.reduce import coarsest_below, read_around, reduce_box, r
 from wsi_pipeline.slide.tiff import TiffPixels
 
 _WHOLE = 1e-6  # of a pixel; at less OpenSlide interpolates nothing
+_PART_PX = 4096  # OpenSlide reads larger regions in parts, each from a whole pixel of level 0 on
 _MOST_UNREAD = 0.25  # share of a thumbnail; with more white in it, what is tissue would be anyone's guess
 
 
@@ -97,15 +98,15 @@ class SlideReader:
         They may come in `out`, contiguous and of their shape: room that was used before costs no page faults.
         Raises SlideError where they cannot be decoded.
         """
-        by = self.slide.level_downsamples[level]
-        x, y = x_l0 / by, y_l0 / by
-        if max(abs(x - round(x)), abs(y - round(y))) < _WHOLE:
-            direct = self._directly(round(x), round(y), level, size_px, out=out)
+        place = self._whole_place(x_l0, y_l0, level, size_px)
+        if place is not None:
+            direct = self._directly(*place, level, size_px, out=out)
             if direct is not None:
                 return self._coloured(direct)
         try:
             if isinstance(self._pixels, TiffPixels):
-                return self._coloured(self._pixels.read(round(x), round(y), level, size_px))
+                by = self.slide.level_downsamples[level]
+                return self._coloured(self._pixels.read(round(x_l0 / by), round(y_l0 / by), level, size_px))
             return self._coloured(self._pixels.read(x_l0, y_l0, level, size_px))
         except SlideError:
             self.failed = True
@@ -156,15 +157,18 @@ class SlideReader:
         return thumbnail
 
     def own_jpeg(self, box_l0: tuple[float, float, float, float], size_px: tuple[int, int]) -> bytes | None:
-        """The slide's own JPEG of a box, not decoded; None where the box is not just one tile at its own scale."""
+        """The slide's own JPEG of a box, not decoded; None where `read_box` gives anything but a whole tile."""
         x, y, width, height = box_l0
         level = self._level_for(min(width / size_px[0], height / size_px[1]))
         by = self.slide.level_downsamples[level]
         off = max(abs(width / size_px[0] / by - 1), abs(height / size_px[1] / by - 1))
         if self._direct is None or not self._direct.has(level) or self._to_srgb is not None or off > SAME_SCALE:
             return None
+        place = self._whole_place(*self._in_level_0(level, round(x / by), round(y / by)), level, size_px)
+        if place is None:
+            return None
         try:
-            return self._direct.tile_bytes(round(x / by), round(y / by), level, size_px)
+            return self._direct.tile_bytes(*place, level, size_px)
         except (ValueError, OSError):
             return None
 
@@ -216,8 +220,20 @@ class SlideReader:
         self, level: int, left: int, top: int, size_px: tuple[int, int], *, out: np.ndarray | None = None
     ) -> np.ndarray:
         """A region from (left, top) of the level's own pixels on."""
+        return self.read(*self._in_level_0(level, left, top), level, size_px, out=out)
+
+    def _in_level_0(self, level: int, left: int, top: int) -> tuple[int, int]:
+        """The pixel of level 0 at which one of a level begins, rounded."""
         by = self.slide.level_downsamples[level]
-        return self.read(round(left * by), round(top * by), level, size_px, out=out)
+        return round(left * by), round(top * by)
+
+    def _whole_place(self, x_l0: int, y_l0: int, level: int, size_px: tuple[int, int]) -> tuple[int, int] | None:
+        """Where a region begins in the level's own pixels; None where OpenSlide would read between these."""
+        by = self.slide.level_downsamples[level]
+        x, y = x_l0 / by, y_l0 / by
+        whole = max(abs(x - round(x)), abs(y - round(y))) < _WHOLE
+        one_grid = by == round(by) or max(size_px) <= _PART_PX
+        return (round(x), round(y)) if whole and one_grid else None
 
     def _read_afresh(self, level: int, left: int, top: int, size_px: tuple[int, int]) -> np.ndarray:
         """The same, whatever went wrong before."""

@@ -7,7 +7,7 @@ Pair = tuple[float, float]
 
 PLAUSIBLE_UM = (0.05, 20.0)  # 200x to 0.5x; outside it a tag holds dots per inch of a screen or nonsense
 OBJECTIVE_UM = 10.0  # a 20x objective samples at about 0.5 um/px, a 40x one at 0.25
-OBJECTIVE_FACTOR = 1.6
+OBJECTIVE_RATIOS = (0.4, 1.6)  # of um/px to that; adapters and small pixels of cameras make it finer, hardly coarser
 _UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}  # TIFF ResolutionUnit: inch, centimetre; 1 means none
 
 
@@ -38,18 +38,18 @@ def resolve_mpp(
     if mpp.source in ("vendor", "tiff-resolution") and contradicts_objective(mpp, objective_power):
         raise ScaleError(
             f"{name}: mpp {mpp.x:g} x {mpp.y:g} um/px ({mpp.source}) does not fit its objective of "
-            f"{objective_power:g}x, about {OBJECTIVE_UM / (objective_power or 1):g} um/px; "
-            "give the right one in a manifest column mpp"
+            f"{objective_power:g}x; give the right mpp in a manifest column mpp"
         )
     return mpp
 
 
 def contradicts_objective(mpp: Mpp, objective_power: float | None) -> bool:
-    """Whether a scale is off by more than a factor 1.6 from what the objective's power leads to expect."""
+    """Whether a scale is below 0.4 or above 1.6 times what the objective's power leads to expect."""
     if not objective_power or objective_power <= 0:
         return False
+    low, high = OBJECTIVE_RATIOS
     ratios = [value * objective_power / OBJECTIVE_UM for value in (mpp.x, mpp.y)]
-    return any(not 1 / OBJECTIVE_FACTOR <= ratio <= OBJECTIVE_FACTOR for ratio in ratios)
+    return any(not low <= ratio <= high for ratio in ratios)
 
 
 def tiff_resolution_mpp(x_resolution: float | None, y_resolution: float | None, unit: int | str | None) -> Pair | None:

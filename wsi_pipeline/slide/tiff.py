@@ -91,15 +91,22 @@ def _check_ome(xml: str) -> None:
 
 def levels_of(series: Any) -> list[Any]:
     """Its levels, finest first, without those of another kind of pixel or of another shape."""
-    first, (width, height) = series.levels[0], size_of(series.levels[0])
+    first, finest = series.levels[0], size_of(series.levels[0])
     kept = [first]
     for level in series.levels[1:]:
         w, h = size_of(level)
         same = level.keyframe.samplesperpixel == first.keyframe.samplesperpixel and level.dtype == first.dtype
         smaller = 0 < w < size_of(kept[-1])[0]
-        if same and smaller and abs(width / w - height / max(h, 1)) < max(2 / w, 2 / max(h, 1)) * width / w:
+        if same and smaller and fits((w, h), finest):
             kept.append(level)
     return kept
+
+
+def fits(size: tuple[int, int], finest: tuple[int, int]) -> bool:
+    """Whether a level of this (width, height) is the finest one reduced: both sides by one factor, but for rounding."""
+    w, h = max(size[0], 1), max(size[1], 1)
+    across, down = finest[0] / w, finest[1] / h
+    return abs(across - down) < max(2 / w, 2 / h) * across
 
 
 def size_of(level: Any) -> tuple[int, int]:

@@ -66,7 +66,7 @@ def tiff_tags(path: Path) -> TiffTags:
         sizes = tuple(size_of(level) for level in levels_of(series))
         return TiffTags(
             level_sizes=sizes,
-            stated_mpp=_ome_mpp(tiff.ome_metadata, index) if tiff.is_ome else None,
+            stated_mpp=_ome_mpp(tiff.ome_metadata, index, sizes[0]) if tiff.is_ome else None,
             resolution_mpp=_resolution(page),
             codec=_CODECS.get(int(page.compression), f"TIFF {int(page.compression)}"),
             not_rgb=_not_rgb(page),
@@ -174,16 +174,22 @@ def _resolution(page: Any) -> Pair | None:
     return tiff_resolution_mpp(ratio("XResolution"), ratio("YResolution"), int(unit.value) if unit else None)
 
 
-def _ome_mpp(xml: str | None, index: int) -> Pair | None:
-    """um/px of the image at `index`; a few attributes are looked up, so the foreign XML is never parsed."""
+def _ome_mpp(xml: str | None, index: int, size: tuple[int, int]) -> Pair | None:
+    """um/px of the image at `index`, if it has the (width, height) of the one that is read.
+
+    tifffile does not count images without data, so another may stand there. A few attributes are looked up, so the
+    foreign XML is never parsed.
+    """
     images = re.split(r"<(?:\w+:)?Image[\s>]", xml or "")[1:]
     pixels = re.search(r"<(?:\w+:)?Pixels\s[^>]*>", images[index]) if index < len(images) else None
+    said = dict(re.findall(r'\b((?:Physical)?Size\w+)="([^"]*)"', pixels.group() if pixels else ""))
+    if any(said.get(f"Size{axis}") not in (None, str(px)) for axis, px in zip("XY", size, strict=True)):
+        return None
 
     def side(axis: str) -> float | None:
-        said = dict(re.findall(r'(PhysicalSize\w+)="([^"]*)"', pixels.group() if pixels else ""))
         factor = _UM.get(html.unescape(said.get(f"PhysicalSize{axis}Unit", "µm")))
-        size = said.get(f"PhysicalSize{axis}")
-        return float(size) * factor if size and factor else None
+        length = said.get(f"PhysicalSize{axis}")
+        return float(length) * factor if length and factor else None
 
     x, y = side("X"), side("Y")
     return (x, y or x) if x else None
