@@ -54,6 +54,30 @@ def test_an_owner_that_was_taken_over_lets_go_and_removes_nothing_of_the_new_one
         assert (tmp_path / "a.2").exists() and not theirs.take("a")
 
 
+def test_a_job_that_was_asleep_has_its_slide_again_only_once_the_other_is_gone(tmp_path: Path) -> None:
+    with open_claims(tmp_path, heartbeat_s=3600) as asleep:  # beats as little as a process that is stopped
+        assert asleep.take("a")
+        os.utime(tmp_path / "a.1", (0, 0))
+        with open_claims(tmp_path) as other:
+            assert other.take("a") and (tmp_path / "a.2").exists()
+            assert not asleep.holds("a") and not asleep.take("a") and not asleep.take("a")
+            assert other.holds("a")
+        assert asleep.take("a") and asleep.holds("a")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_claim_of_the_same_name_by_a_later_job_is_not_taken_for_ones_own(tmp_path: Path) -> None:
+    with open_claims(tmp_path, heartbeat_s=3600) as asleep:
+        assert asleep.take("a") and asleep.take("b")
+        for name in ("a.1", "b.1"):  # taken over, done and given back while this job was asleep
+            (tmp_path / name).unlink()
+        with open_claims(tmp_path) as later:
+            assert later.take("a") and later.take("b")
+            assert not asleep.holds("a") and not asleep.take("a")
+            asleep.free("b")
+            assert later.holds("a") and later.holds("b")
+
+
 def test_the_slide_of_a_process_that_is_gone_is_free_at_once(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     dying = spawn.Process(target=die_with_a_claim, args=(tmp_path,))

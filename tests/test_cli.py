@@ -90,3 +90,16 @@ def test_the_stages_one_by_one_come_to_what_run_comes_to(tmp_path, call):
     tables = [pd.read_csv(out / "slides.csv", dtype=str).drop(columns="seconds") for out in (whole, steps)]
     assert tables[0].equals(tables[1])
     assert json.loads((whole / "run.json").read_text())["statuses"] == {"ok": 1, "unreadable": 1}
+
+
+def test_tile_and_score_over_a_finished_folder_leave_its_table_and_its_maps(tmp_path, call):
+    slides, out = tmp_path / "slides", tmp_path / "run"
+    slides.mkdir()
+    draw_slide(slides / "a.tif", size_px=(1000, 1000))
+    threads = ["--scheduler", "threads"]
+    assert call("run", slides, "--out", out, *threads)[0] == 0
+    table = (out / "slides.csv").read_text()
+    assert call("tile", slides, "--out", out, "--resume", *threads)[0] == call("score", out)[0] == 0
+    assert (out / "slides.csv").read_text() == table
+    assert call("run", slides, "--out", out, "--resume", *threads)[0] == 0
+    assert '"slide_kept"' in (out / "events.jsonl").read_text()

@@ -2,9 +2,10 @@
 
 import pytest
 
+from wsi_pipeline import keys
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.keys import config_hash, mapping_key, tiling_key
+from wsi_pipeline.keys import config_hash, mapping_key, scoring_key, tiling_key
 from wsi_pipeline.knobs import all_knobs, as_yaml
 
 
@@ -63,3 +64,22 @@ def test_a_threshold_changes_the_maps_and_not_the_tiles():
     one, other = load_config(), load_config(None, ["maps.threshold=0.7"])
     assert tiling_key(one, "f", (0.5, 0.5)) == tiling_key(other, "f", (0.5, 0.5))
     assert mapping_key(one, "s") != mapping_key(other, "s")
+
+
+def the_keys() -> dict[str, str]:
+    """Of the defaults, each stage by itself."""
+    config = load_config()
+    tiles = tiling_key(config, "f", (0.5, 0.5))
+    return {"tiles": tiles, "scores": scoring_key(config, "t", "m"), "maps": mapping_key(config, "s")}
+
+
+def test_the_first_rules_of_each_stage_leave_the_keys_that_run_folders_have():
+    assert the_keys() == {"tiles": "ab227327475fc22e", "scores": "c1f86638280a7825", "maps": "dab1aa95747e8eec"}
+
+
+@pytest.mark.parametrize("stage", keys.RULES)
+def test_other_rules_of_a_stage_change_its_key_and_no_other(stage, monkeypatch):
+    before = the_keys()
+    monkeypatch.setitem(keys.RULES, stage, 2)
+    after = the_keys()
+    assert [name for name, key in after.items() if key != before[name]] == [stage]

@@ -76,6 +76,15 @@ def test_a_window_is_the_mean_of_the_known_cells_under_it(tmp_path: Path) -> Non
     assert np.isnan(found[0, 2])
 
 
+def test_windows_that_touch_no_tile_are_left_out(tmp_path: Path) -> None:
+    grid = a_grid(tmp_path)
+    left = grid.rowcol[:, 1] < 2  # cells 0 to 3 of each row
+    kept = replace(grid, rowcol=grid.rowcol[left], tissue=grid.tissue[left])
+    windows = lay_windows(kept, all_tissue(grid.slide), TILE, 0.5)
+    assert sorted(set(windows.rowcol[:, 1].tolist())) == [0, 1, 2, 3]
+    assert not np.isnan(window_logits(kept, np.ones((len(kept), 1, 2, 2), np.float32), windows)).any()
+
+
 def test_windows_where_tiles_lie_have_the_tiles_scores(store: TileStore, checkpoint: Checkpoint) -> None:
     plain = score_tiles(store, Scorer(checkpoint, CPU), batch=4)
     dense = score_tiles(store, Scorer(checkpoint, CPU, cells=True), batch=3, min_tissue=0.5)

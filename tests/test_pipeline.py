@@ -3,8 +3,10 @@
 import gzip
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import zarr
 
 from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ConfigError, StoreError
-from wsi_pipeline.maps.result import SlideResult
+from wsi_pipeline.maps.result import SlideResult, without_result
 from wsi_pipeline.pipeline.folder import RunFolder, open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
@@ -103,6 +105,66 @@ def test_a_resumed_run_does_only_what_is_missing(slide, tmp_path):
     assert classifier.scored == [] and hashes(Path(folder.maps)) == before
 
 
+def test_files_of_outputs_that_are_off_go_with_the_maps_that_they_were_of(slide, tmp_path):
+    entries, other = [SlideEntry("a", str(slide))], "maps.threshold=0.4"
+    ran(entries, open_run_folder(tmp_path / "run"), knobs())
+    folder = open_run_folder(tmp_path / "run", resume=True)
+    ran(entries, folder, knobs("outputs.overlay=false"))
+    assert sorted(folder.pictures("a")) == ["overlay", "tissue"]  # the slide was kept, and they are of its maps
+    ran(entries, folder, knobs("outputs.overlay=false", other))
+    assert folder.pictures("a") == {} and Path(folder.maps, "a_lesions.geojson").exists()
+    ran(entries, folder, knobs(other))
+    ran(entries, open_run_folder(tmp_path / "fresh"), knobs(other))
+    assert hashes(Path(folder.maps)) == hashes(tmp_path / "fresh" / "maps")
+
+
+@pytest.mark.parametrize("until", ["tile", "score"])
+def test_an_earlier_stage_over_a_finished_folder_leaves_records_and_rows(slide, tmp_path, until):
+    entries = [SlideEntry("a", str(slide))]
+    first, classifier = ran(entries, open_run_folder(tmp_path / "run"), knobs())
+    folder = open_run_folder(tmp_path / "run", resume=True)
+    folder.record_failure(replace(first[0], status="failed"))
+    by = classifier if until == "score" else None
+    assert list(run_cohort(entries, folder, knobs(), classifier=by, until=until)) == first
+    assert folder.failed_since("a", 0.0) is None  # that is over
+    drawn = hashes(Path(folder.maps))
+    assert ran(entries, folder, knobs(), classifier)[0] == first and classifier.scored == ["a"]
+    assert hashes(Path(folder.maps)) == drawn
+
+
+def test_after_scoring_with_another_model_no_row_of_the_first_stands(slide, tmp_path):
+    entries = [SlideEntry("a", str(slide))]
+    first, classifier = ran(entries, open_run_folder(tmp_path / "run"), knobs())
+    folder = open_run_folder(tmp_path / "run", resume=True)
+    (row,) = run_cohort(entries, folder, knobs(), classifier=DarkIsCancer("other"), until="score")
+    assert (row.status, row.stage) == ("ok", "score") and isnan(row.cancer_mm2)
+    assert ran(entries, folder, knobs(), classifier)[0] == first  # its maps were left alone
+
+
+@pytest.mark.parametrize("store", ["pixels", "coordinates"])
+def test_a_slide_that_was_moved_is_read_where_it_is_now(slide, tmp_path, store):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    old, new = shutil.copy(slide, tmp_path / "old"), tmp_path / "new" / slide.name
+    folder, config = open_run_folder(tmp_path / "run"), knobs(f"tiles.store={store}")
+    list(run_cohort([SlideEntry("a", str(old))], folder, config, until="tile"))
+    if store == "pixels":
+        shutil.rmtree(Path(folder.store("a"), "tiles", "c", "1"))  # as an interruption leaves it
+    shutil.move(old, new)
+    entry = SlideEntry("a", str(new), mpp=(0.5, 0.5))
+    (row,), _ = ran([entry], folder, config)
+    assert (row.status, row.unreadable_tiles, row.mpp_source) == ("ok", 0, "manifest")
+    assert open_store(folder.store("a")).grid.slide.path == str(new)
+
+
+def test_a_kept_row_tells_where_its_scale_comes_from_now(slide, tmp_path):
+    entry = SlideEntry("a", str(slide))
+    (first,), classifier = ran([entry], open_run_folder(tmp_path / "run"), knobs())
+    folder = open_run_folder(tmp_path / "run", resume=True)
+    again, _ = ran([replace(entry, mpp=(0.5, 0.5))], folder, knobs(), classifier)
+    assert again == [replace(first, mpp_source="manifest")] and classifier.scored == ["a"]
+
+
 def test_the_classifier_rests_once_all_is_scored(slide, tmp_path):
     entries = [SlideEntry(name, str(slide)) for name in "ab"]
     _, classifier = ran(entries, open_run_folder(tmp_path / "run"), knobs())
@@ -177,3 +239,15 @@ def test_an_earlier_run_is_kept_unless_it_is_said_what_to_do(tmp_path):
         open_run_folder(tmp_path / "run")
     assert open_run_folder(tmp_path / "run", resume=True).account() == {"wsi_pipeline": "0.0.1"}
     assert open_run_folder(tmp_path / "run", overwrite=True).account() != {"wsi_pipeline": "0.0.1"}
+
+
+def test_a_folder_tells_what_was_recorded_since_and_how_a_slide_was_left(tmp_path):
+    folder = open_run_folder(tmp_path / "run")
+    assert folder.last_told("a") is None and not folder.recorded_since("a", 0.0)
+    folder.record_failure(without_result("a", "failed", message="why"))
+    told = folder.last_told("a")
+    assert told is not None and told.message == "why" and not folder.recorded_since("a", 0.0)
+    folder.record(without_result("a", "ok"), "key")
+    told = folder.last_told("a")
+    assert told is not None and told.status == "ok"
+    assert folder.recorded_since("a", 0.0) and not folder.recorded_since("a", 4e9)

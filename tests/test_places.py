@@ -100,6 +100,28 @@ def test_scores_and_unfinished_logits_are_kept_with_the_store(folder: str, tmp_p
     assert read_scores(store.path, scores.checkpoint_id, key="another").rows == 80
 
 
+def test_scores_and_a_mask_that_lost_a_chunk_are_not_trusted(folder: str, tmp_path: Path) -> None:
+    store = a_store(folder, tmp_path)
+    write_scores(store.path, scores := scores_of(store))
+    assert open_store(store.path, complete=False).is_whole()
+    files, path = remote(store.path)
+    files.rm_file(f"{path}/scores/{scores.checkpoint_id}/c/0/0")
+    with pytest.raises(StoreError, match=r"scores of model m+ are not as they were written; score again"):
+        read_scores(store.path, scores.checkpoint_id)
+    files.rm_file(f"{path}/tissue_mask/c/0/0")
+    assert not open_store(store.path, complete=False).is_whole()
+
+
+def test_of_files_without_content_only_those_go_that_are_seen_to_be_gone(tmp_path: Path) -> None:
+    place = place_of(tmp_path / "a.zarr")
+    for name in ("mask/zarr.json", "mask/c/0", "tiles/c/0", "tiles/c/0.ab.partial"):
+        place.write(name, [])
+    place.write("tiles/c/1", [b"whole"])
+    assert place.files(("tiles/c/",)) == {"tiles/c/1"}
+    left = {path.relative_to(tmp_path / "a.zarr").as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"mask/c/0", "tiles/c/1"}
+
+
 def test_a_store_is_made_anew_whole_and_removed_whole(folder: str, tmp_path: Path) -> None:
     store = a_store(folder, tmp_path)
     cut_shard(store.path, 1)

@@ -9,9 +9,13 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from map_samples import a_result
 from small_slide import a_slide, a_store
 
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.cli import job
+from wsi_pipeline.config import load_config
+from wsi_pipeline.errors import ConfigError, StoreError
+from wsi_pipeline.maps import report
 from wsi_pipeline.maps.result import without_result
 from wsi_pipeline.pipeline.claim_files import BucketFiles
 from wsi_pipeline.pipeline.claims import open_claims
@@ -60,6 +64,47 @@ def test_stores_maps_and_records_are_at_the_url_and_pictures_come_for_the_report
     assert found is not None and found[0].slide_id == "a" and math.isnan(found[0].cancer_mm2) and found[1] == "key"
 
 
+def test_maps_can_be_dropped_at_the_url_and_others_stay(files: Any, tmp_path: Path) -> None:
+    folder = opened()
+    worked_on(folder, tmp_path)
+    assert folder.pictures("a")
+    folder.drop(["a_overlay.png", "a_tissue.png"])
+    assert not folder.has(["a_overlay.png"]) and folder.has(["a_lesions.geojson"]) and folder.pictures("a") == {}
+
+
+def test_a_picture_that_cannot_be_fetched_is_left_out(
+    files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = opened()
+    worked_on(folder, tmp_path)
+    assert folder.pictures("a")
+
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", away)
+    assert folder.pictures("a") == {}  # not the one that was fetched before, either
+
+
+def test_a_report_that_fails_is_told_and_costs_no_table(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise StoreError("report.html: no room")
+
+    monkeypatch.setattr(report, "write_report", fails)
+    monkeypatch.setattr(job, "run_cohort", lambda *_, **__: iter([a_result("a")]))
+    with pytest.raises(StoreError, match=r"^report\.html: no room"):
+        job.work([SlideEntry("a", "a.tif")], opened(), load_config(None, ["run.scheduler=threads"]))
+    assert b"\na,ok," in files.cat_file("/bucket/run/slides.csv")
+    assert account_of(URL)["statuses"] == {"ok": 1}
+
+
+def test_tables_that_a_run_does_not_write_stay_at_the_url(files: Any) -> None:
+    opened()
+    files.pipe_file("/bucket/run/slides.csv", b"slide_id\na\n")
+    opened(resume=True).publish()
+    assert files.cat_file("/bucket/run/slides.csv") == b"slide_id\na\n"
+
+
 def test_what_was_cut_of_a_slide_is_there_for_the_next_job(files: Any, tmp_path: Path) -> None:
     folder = opened()
     worked_on(folder, tmp_path)
@@ -97,8 +142,12 @@ def test_a_forgotten_slide_has_no_record_anywhere_and_a_failure_is_told_to_other
     mine.record_failure(without_result("a", "failed", stage="map", message="why"))
     failed = theirs.failed_since("a", 0.0)
     assert failed is not None and failed.message == "why" and theirs.failed_since("a", 2e9) is None
+    theirs.record(without_result("a", "ok", stage="map"), "key")
+    assert mine.recorded_since("a", 0.0) and not mine.recorded_since("a", 2e9) and not mine.recorded_since("b", 0.0)
+    theirs.forget("a", record=False)
+    assert mine.failed_since("a", 0.0) is None and mine.recorded("a") is not None
     theirs.forget("a")
-    assert mine.failed_since("a", 0.0) is None
+    assert mine.recorded("a") is None and mine.last_told("a") is None
 
 
 def test_other_files_at_a_url_are_never_touched_and_a_run_only_when_that_is_said(files: Any) -> None:

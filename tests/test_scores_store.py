@@ -107,6 +107,35 @@ def test_an_interrupted_write_is_no_scores(store: Path, monkeypatch: pytest.Monk
         read_scores(store, MODEL)
 
 
+@pytest.mark.parametrize("lost", ["gone", "emptied", "cut", "metadata"])
+def test_scores_that_a_power_cut_took_part_of_are_scored_again(store: Path, lost: str) -> None:
+    write_scores(store, scores_of(FIVE))
+    path = store / "scores" / MODEL / ("zarr.json" if lost == "metadata" else "c/0/0")
+    if lost == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:10] if lost == "cut" else b"")
+    with pytest.raises(StoreError, match=rf"{MODEL} are (damaged|not as they were written).*score again"):
+        read_scores(store, MODEL)
+    write_scores(store, scores_of(FIVE))
+    np.testing.assert_array_equal(read_scores(store, MODEL).probs, scores_of(FIVE).probs)
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000])  # NaN as numpy has it, and as x86 makes it
+def test_scores_of_unreadable_tiles_alone_come_back_whatever_the_bits_of_their_nan(store: Path, bits: int) -> None:
+    nothing = np.full((5, 2), bits, np.uint32).view(np.float32)
+    write_scores(store, scores_of(FIVE, probs=nothing))
+    np.testing.assert_array_equal(read_scores(store, MODEL).probs.view(np.uint32), bits)
+
+
+def test_scores_of_an_older_version_have_no_checksums_and_are_read(store: Path) -> None:
+    write_scores(store, scores_of(FIVE))
+    array = zarr.open_array(store, path=f"scores/{MODEL}", mode="r+")
+    told = array.attrs["wsi_pipeline"]
+    array.attrs["wsi_pipeline"] = {name: value for name, value in told.items() if name != "crc32c"}
+    np.testing.assert_array_equal(read_scores(store, MODEL).probs, scores_of(FIVE).probs)
+
+
 def test_a_full_disk_is_said(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

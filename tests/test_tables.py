@@ -17,6 +17,7 @@ from map_samples import a_result, a_slide, an_extent
 from rasterio.crs import CRS
 from test_annotations import a_grid, a_score
 
+from wsi_pipeline.learn.datasets.tiles import _slide_table
 from wsi_pipeline.maps.frame import frame_wkt
 from wsi_pipeline.maps.geopackage import write_geopackage
 from wsi_pipeline.maps.lesions import find_lesions
@@ -24,6 +25,7 @@ from wsi_pipeline.maps.result import SlideResult, without_result
 from wsi_pipeline.maps.tables import write_failures, write_slides_table, write_tiles_parquet
 
 IDS = ["007", "NA", "null", "nan", 'a,"b', "two\nlines", "ü 🙂"]
+FORMULAS = ["=1+1", "+1", "-1", "@a", "\ta", "'=1"]
 SQUARES = shapely.MultiPolygon([shapely.box(0, 0, 64, 32), shapely.box(0, 40, 8, 48)])
 
 
@@ -67,6 +69,29 @@ def test_what_does_not_exist_is_empty_in_the_csv_and_warnings_share_a_cell(tmp_p
     row = csv_row(without_result("a", "no_mpp", message="no mpp"), tmp_path)
     assert (row["cancer_mm2"], row["label"], row["status"], row["message"]) == ("", "", "no_mpp", "no mpp")
     assert csv_row(a_result(warnings=("pen", "blur")), tmp_path)["warnings"] == "pen | blur"
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_free_texts_that_a_spreadsheet_would_compute_are_marked_in_the_csv_alone(tmp_path, text):
+    result = a_result("=1", label=text, patient_id=text, split=text, message=text, warnings=(text, "=b"))
+    row = csv_row(result, tmp_path)
+    assert [row[name] for name in ("label", "patient_id", "split", "message")] == [f"'{text}"] * 4
+    assert (row["slide_id"], row["warnings"]) == ("=1", f"'{text} | =b")
+    assert pq.read_table(tmp_path / "slides.parquet")["label"].to_pylist() == [text]
+    failure = write_failures([without_result("-1", "failed", message=text)], tmp_path)
+    (row,) = csv.DictReader(failure.read_text().splitlines())
+    assert (row["slide_id"], row["message"]) == ("-1", f"'{text}")
+
+
+def test_other_texts_are_written_as_they_are_and_numbers_may_be_negative(tmp_path):
+    row = csv_row(a_result(label="a=b", message="'quoted'", cancer_mm2=-0.5), tmp_path)
+    assert (row["label"], row["message"], row["cancer_mm2"]) == ("a=b", "'quoted'", "-0.5")
+
+
+def test_patients_come_back_from_the_table_as_they_were_given(tmp_path):
+    patients = [*FORMULAS, "'a", "007"]
+    write_slides_table([a_result(f"s{n}", patient_id=name) for n, name in enumerate(patients)], tmp_path)
+    assert _slide_table(tmp_path, None)["patient"].tolist() == patients
 
 
 def test_a_file_name_of_no_encoding_is_spelt_out(tmp_path):

@@ -16,6 +16,7 @@ from small_slide import TILE, a_grid, a_slide, a_store, all_tissue
 from wsi_pipeline.errors import SlideError, StoreError
 from wsi_pipeline.schedulers import open_cluster
 from wsi_pipeline.slide.reader import open_slide, working_mpp
+from wsi_pipeline.tiles import making
 from wsi_pipeline.tiles import pixels as pixels_module
 from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tiles.making import create_store, missing_shards
@@ -207,6 +208,44 @@ def test_unreadable_tiles_of_shards_written_before_count(tmp_path, threads, dama
     assert cut_shard(store.path, 0).unreadable == 5
     with pytest.raises(SlideError, match="5 of 80 tiles"):
         cut_tiles(store, threads)
+
+
+def test_shards_with_unreadable_tiles_are_read_again_each_time_and_no_others(tmp_path, threads, damage):
+    damage((64.0, 32.0))
+    store = a_store(tmp_path, a_slide(tmp_path)[0])
+    cut_tiles(store, threads)
+    for whole in (False, True):
+        reader = damage() if whole else damage((64.0, 32.0))
+        result = cut_tiles(open_store(store.path), threads)
+        assert (result.unreadable, result.shards_written) == (int(not whole), 1)
+        assert len(reader.tried) == 16 + int(not whole)
+    tiles, readable = open_store(store.path).read(0, 80)
+    assert readable.all() and (tiles == 100).all()
+
+
+@pytest.mark.parametrize("write", [1, 2])
+def test_a_kill_while_a_shard_is_cut_again_leaves_no_white_tile_that_counts_as_read(
+    tmp_path, threads, damage, monkeypatch, write
+):
+    damage((64.0, 32.0))
+    store = a_store(tmp_path, a_slide(tmp_path)[0])
+    cut_tiles(store, threads)
+    damage()
+    writes, write_chunks = [], making.write_chunks
+
+    def killed(*args: object, **options: int) -> None:
+        writes.append(args)
+        if len(writes) == write:
+            raise KeyboardInterrupt
+        write_chunks(*args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(making, "write_chunks", killed)
+        cut_shard(store.path, 0, anew=True)
+    tiles, readable = open_store(store.path).read(12, 13)
+    assert not readable[0] or (tiles[0] == 100).all()
+    assert cut_tiles(open_store(store.path), threads).unreadable == 0
+    assert open_store(store.path).read(0, 80)[1].all()
 
 
 def test_a_slide_that_is_gone_fails_and_writes_no_white_tiles(tmp_path, threads):

@@ -96,13 +96,18 @@ def test_an_unreadable_tile_is_done_and_a_tile_not_reached_is_not(store: TileSto
     np.testing.assert_array_equal(np.isnan(rows[:, :-1]).all(axis=1), np.arange(TILES) == UNREADABLE[0])
 
 
-@pytest.mark.parametrize("change", ["key", "shape", "damage"])
+@pytest.mark.parametrize("change", ["key", "shape", "damage", "emptied", "metadata"])
 def test_what_was_kept_of_other_settings_or_is_damaged_is_done_anew(store: TileStore, change: str) -> None:
     interrupted(store, Scorer(a_checkpoint(), CPU), 4)
+    known = zarr.open_array(store.path, path=NAME, mode="r").attrs["wsi_pipeline"]["key"]
+    with keep_logits(store.path, known, n_tiles=TILES, shape=(2,)) as kept:
+        assert kept.resumed == 4
+    (chunk,) = (path for path in (Path(store.path) / NAME / "c").rglob("*") if path.is_file())
     if change == "damage":
-        (chunk,) = (path for path in (Path(store.path) / NAME / "c").rglob("*") if path.is_file())
         chunk.write_bytes(chunk.read_bytes()[:-9] + b"123456789")
-    key, shape = "other" if change == "key" else "scoring onnx cpu", (3,) if change == "shape" else (2,)
+    elif change in ("emptied", "metadata"):  # by a power cut
+        (chunk if change == "emptied" else Path(store.path) / NAME / "zarr.json").write_bytes(b"")
+    key, shape = "other" if change == "key" else known, (3,) if change == "shape" else (2,)
     with keep_logits(store.path, key, n_tiles=TILES, shape=shape) as kept:
         assert kept.resumed == 0 and not kept.done(np.arange(TILES)).any()
 

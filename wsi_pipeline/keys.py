@@ -6,6 +6,10 @@ from typing import Any
 
 from wsi_pipeline.config import Config
 
+# Raise a stage's number whenever it comes to other outcomes from the same knobs: resumed runs then do it again, and all
+# that hangs on it, and never mix what two versions made.
+RULES = {"tiles": 1, "scores": 1, "maps": 1}
+
 
 def tiling_key(config: Config, fingerprint: str, mpp_l0: tuple[float, float]) -> str:
     """What the tiles of one slide depend on, as 16 hex digits; equal keys may share a store."""
@@ -16,7 +20,7 @@ def tiling_key(config: Config, fingerprint: str, mpp_l0: tuple[float, float]) ->
     known = {"slide": fingerprint, "mpp": mpp_l0, "icc": config.slide.icc, "tissue": tissue, "tiles": tiles}
     if config.slide.reduced_decode:  # slide.reader is in no key: its pixels are the same
         known["reduced_decode"] = True
-    return digest(known)
+    return _key("tiles", known)
 
 
 def scoring_key(config: Config, tiles: str, checkpoint_id: str) -> str:
@@ -28,12 +32,12 @@ def scoring_key(config: Config, tiles: str, checkpoint_id: str) -> str:
         known["dense"] = config.tiles.min_tissue
     if config.model.decode != "cpu":
         known["decode"] = config.model.decode
-    return digest(known)
+    return _key("scores", known)
 
 
 def mapping_key(config: Config, scores: str) -> str:
     """What the maps and areas of one slide depend on: its scores and the map's knobs."""
-    return digest({"scores": scores, "maps": config.maps.model_dump(), "full_frame": config.outputs.full_frame})
+    return _key("maps", {"scores": scores, "maps": config.maps.model_dump(), "full_frame": config.outputs.full_frame})
 
 
 def config_hash(config: Config) -> str:
@@ -47,3 +51,8 @@ def config_hash(config: Config) -> str:
 def digest(value: Any) -> str:
     """16 hex digits of a JSON-able value, the same on every machine."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _key(stage: str, known: dict[str, Any]) -> str:
+    """The digest of what a stage depends on; its first rules are not in it, as before there could be others."""
+    return digest(known if RULES[stage] == 1 else known | {"rules": RULES[stage]})

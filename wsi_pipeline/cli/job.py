@@ -3,6 +3,7 @@
 import platform
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -11,15 +12,17 @@ from typing import Any
 import click
 
 from wsi_pipeline import __version__
-from wsi_pipeline.cli.group import EXIT_FATAL, EXIT_SOME_FAILED
+from wsi_pipeline.cli.group import EXIT_FATAL, EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from wsi_pipeline.cli.progress import Shown
 from wsi_pipeline.config import Config
+from wsi_pipeline.errors import StoreError
 from wsi_pipeline.keys import config_hash
 from wsi_pipeline.maps.result import FAILED, SlideResult
 from wsi_pipeline.pipeline.account import Account
 from wsi_pipeline.pipeline.folder import MARK, RunFolder, now
 from wsi_pipeline.pipeline.heard import heard
 from wsi_pipeline.pipeline.pseudonyms import pseudonymise, refuse_mixture
+from wsi_pipeline.pipeline.rows import with_entry
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.pipeline.work import Listen, Scoring, Stage
 from wsi_pipeline.slide.cohort import SlideEntry
@@ -36,6 +39,7 @@ _LIBRARIES = (
     "torchvision",
     "zarr",
 )
+_LOOKS = 16  # into the run folder at once: in an object store each takes its time
 
 
 def work(
@@ -50,6 +54,8 @@ def work(
 ) -> int:
     """Take the cohort as far as `until`; write tables and report even when interrupted. Returns the exit code.
 
+    Of slides that an interrupted run did not come to, the tables keep what runs before it came to.
+
     `pseudonyms` is the id of the key that the entries are hidden under, see `hidden`.
     """
     refuse_mixture(folder.account(), pseudonyms)
@@ -58,16 +64,19 @@ def work(
     account = _account(entries, config, model or {}) | {"pseudonyms": pseudonyms}
     folder.write_account(account)
     results: list[SlideResult] = []
-    spent = Account()
+    spent, code = Account(), EXIT_FATAL  # where an error ends the run
     try:
         with Shown(len(entries)) as shown, heard(partial(_warn, folder, shown)):
             listen = partial(_tell, (shown, spent))
             for result in run_cohort(entries, folder, config, classifier=classifier, until=until, listen=listen):
                 results.append(result)
-    finally:
         code = _exit_code(results, len(entries))
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+        raise
+    finally:
         end = {"finished": now(), "until": until, "exit_code": code, "seconds": spent.seconds()}
-        _close(folder, results, account | end)
+        _close(folder, _with_others(results, entries, folder, until), account | end)
     _say(results, folder, spent.lines())
     return code
 
@@ -102,11 +111,42 @@ def _account(entries: Sequence[SlideEntry], config: Config, model: dict[str, Any
     }
 
 
-def _close(folder: RunFolder, results: Sequence[SlideResult], account: dict[str, Any]) -> None:
+def _with_others(
+    results: Sequence[SlideResult], entries: Sequence[SlideEntry], folder: RunFolder, until: Stage
+) -> list[SlideResult]:
+    """The rows, and of slides that the run did not come to those that runs before it left.
+
+    Only mapped and failed slides leave any: where a `tile` or `score` run ended early, none, so as to spoil no table.
+    """
+
+    def told(entry: SlideEntry) -> SlideResult | None:
+        try:
+            found = folder.last_told(entry.slide_id)
+        except StoreError:  # the run ends with an error of its own
+            return None
+        return found and with_entry(found, entry)
+
+    done = {row.slide_id for row in results}
+    with ThreadPoolExecutor(_LOOKS) as pool:
+        others = pool.map(told, [entry for entry in entries if entry.slide_id not in done])
+        rows = [*results, *filter(None, others)]
+    return rows if until == "map" or len(rows) == len(entries) else []
+
+
+def _close(folder: RunFolder, rows: Sequence[SlideResult], account: dict[str, Any]) -> None:
+    """Write tables and report, where there are rows to tell; the account in any case, and all where it is kept."""
+    try:
+        if rows:
+            _write_tables(folder, sorted(rows, key=lambda row: row.slide_id), account)
+    finally:
+        folder.write_account(account | {"statuses": dict(Counter(row.status for row in rows))})
+        folder.publish()
+
+
+def _write_tables(folder: RunFolder, rows: Sequence[SlideResult], account: dict[str, Any]) -> None:
     from wsi_pipeline.maps.report import write_report  # of use at the end alone
     from wsi_pipeline.maps.tables import write_failures, write_slides_table
 
-    rows = sorted(results, key=lambda result: result.slide_id)
     write_slides_table(rows, folder.root)
     write_failures(rows, folder.root)
     model = account["model"]
@@ -118,10 +158,10 @@ def _close(folder: RunFolder, results: Sequence[SlideResult], account: dict[str,
         "version": __version__,
         "date": account["started"][:10],
     }
-    shown = {row.slide_id: folder.pictures(row.slide_id) for row in rows if row.status not in FAILED}
+    mapped = [row.slide_id for row in rows if row.status not in FAILED and not row.stage]
+    with ThreadPoolExecutor(_LOOKS) as pool:
+        shown = dict(zip(mapped, pool.map(folder.pictures, mapped), strict=True))
     write_report(folder.root, rows, pictures=shown, run=facts)
-    folder.write_account(account | {"statuses": dict(Counter(row.status for row in rows))})
-    folder.publish()
 
 
 def _exit_code(results: Sequence[SlideResult], slides: int) -> int:

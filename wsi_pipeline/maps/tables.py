@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +21,8 @@ from wsi_pipeline.tiles.grid import TileGrid
 FAILURE_COLUMNS = ("slide_id", "status", "stage", "error", "message")
 _NUMBERS: dict[Any, Any] = {float: np.float64, int: np.int64}  # everything else is text
 _CSV_DIGITS = 6  # significant
+_FREE = ("label", "patient_id", "split", "message", "warnings")  # texts that others wrote
+_FORMULA = re.compile(r"'*[=+\-@\t]")  # what a spreadsheet would compute, and what would be taken for our mark of it
 
 
 def write_tiles_parquet(path: str | Path, grid: TileGrid, scores: Scores) -> Path:
@@ -59,8 +62,9 @@ def write_slides_table(results: Sequence[SlideResult], folder: str | Path) -> tu
     """slides.csv and slides.parquet: a row a slide, a column for each field of SlideResult, in that order.
 
     Ids stay text ("007", "NA"; read the CSV with dtype=str, keep_default_na=False to keep them so). In the
-    CSV numbers have 6 significant digits and what does not exist is empty; several warnings are split by " | ".
-    Raises OSError where a file cannot be written.
+    CSV numbers have 6 significant digits and what does not exist is empty; several warnings are split by " | ". Free
+    texts that begin with = + - @ or a tab have an apostrophe before them there, lest a spreadsheet computes them; not
+    so slide_id, which may begin with these too: it comes back as it is. Raises OSError where a file cannot be written.
     """
     names = [item.name for item in fields(SlideResult)]
     rows = [{name: _plain(getattr(result, name)) for name in names} for result in results]
@@ -83,16 +87,18 @@ def _plain(value: Any) -> Any:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def _csv_text(value: Any) -> str:
+def _csv_text(name: str, value: Any) -> str:
+    """A field of column `name` as the CSV has it."""
     if isinstance(value, float):
         if math.isnan(value):
             return ""
         return np.format_float_positional(value, precision=_CSV_DIGITS, unique=False, fractional=False, trim="-")
-    return "" if value is None else str(value)
+    text = "" if value is None else str(value)
+    return f"'{text}" if name in _FREE and _FORMULA.match(text) else text
 
 
 def _write_csv(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Path:
-    lines = [",".join(names), *(",".join(_quoted(_csv_text(row[name])) for name in names) for row in rows)]
+    lines = [",".join(names), *(",".join(_quoted(_csv_text(name, row[name])) for name in names) for row in rows)]
     return replace_file(path, "".join(f"{line}\n" for line in lines).encode())
 
 

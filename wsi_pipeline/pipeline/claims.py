@@ -54,13 +54,14 @@ class Claims:
         self._beating = threading.Thread(target=self._beat, name="claims", daemon=True)
 
     def take(self, slide_id: str) -> bool:
-        """Claim a slide: False where another living job has it. A claim of one's own stays.
+        """Claim a slide: False where another living job has it. A claim of one's own stays until another takes it.
 
         Raises StoreError where the run folder cannot be written.
         """
         with self._lock:
-            if slide_id in self._held:
+            if self.holds(slide_id):
                 return True
+            self._held.pop(slide_id, None)
             last = self._last(slide_id)
             if last is not None and not self._expired(last):
                 return False
@@ -74,14 +75,13 @@ class Claims:
 
     def holds(self, slide_id: str) -> bool:
         """Whether the slide is still this job's: it is not, once another took it over."""
-        claim = self._held.get(slide_id)
-        return claim is not None and self._last(slide_id) == claim.name
+        return self._is_mine(self._held.get(slide_id))
 
     def free(self, slide_id: str) -> None:
         """Give a slide back; its files of earlier turns go as well."""
         with self._lock:
             claim = self._held.pop(slide_id, None)
-        if claim is None or self._last(slide_id) != claim.name:
+        if claim is None or not self._is_mine(claim):
             return
         mine = [name for name in self._turns(slide_id) if _turn(name) <= claim.turn]
         for name in sorted(mine, key=_turn):  # the claim itself last
@@ -91,6 +91,12 @@ class Claims:
         """The job that has the slide, as it named itself; empty where nobody has."""
         last = self._last(slide_id)
         return str(self._told(last).get("job", "")) if last else ""
+
+    def _is_mine(self, claim: Claim | None) -> bool:
+        """Whether a claim still stands. Its name is not enough: once all is given back, another job makes the same."""
+        if claim is None or self._last(claim.slide_id) != claim.name:
+            return False
+        return bool(self._told(claim.name).get("job") == self.job)
 
     def _turns(self, slide_id: str) -> list[str]:
         """All files of a slide; ids may hold dots and digits, so the name before the last dot must be the id."""
@@ -119,7 +125,7 @@ class Claims:
         return self._files.now(f".{self.job}.now")
 
     def _beat(self) -> None:
-        """Touch what this job holds until it ends; one that was taken over is let go."""
+        """Touch what this job holds until it ends; `take`, `holds` and `free` see what was taken over."""
         while not self._stop.wait(self._heartbeat_s):
             for claim in list(self._held.values()):
                 try:

@@ -72,6 +72,11 @@ class RunFolder:
         """Whether all these files are among the maps."""
         return all((self.root / "maps" / name).exists() for name in maps)
 
+    def drop(self, maps: Iterable[str]) -> None:
+        """Remove these files from among the maps, those that are there."""
+        for name in maps:
+            (self.root / "maps" / name).unlink(missing_ok=True)
+
     def publish(self) -> None:
         """Put tables, report and account where they are kept; the run is over. Raises StoreError likewise."""
 
@@ -114,6 +119,15 @@ class RunFolder:
         """What was recorded of a slide, and its key; None where there is nothing whole."""
         return self._read_record(self._record_path(slide_id))
 
+    def recorded_since(self, slide_id: str, moment: float) -> bool:
+        """Whether a slide's record was written after `moment`, by the disk's clock."""
+        return self._written(self._record_path(slide_id)) > moment
+
+    def last_told(self, slide_id: str) -> SlideResult | None:
+        """The row of a slide as runs before left it: what was recorded, else how it failed; None where nothing was."""
+        found = self.recorded(slide_id)
+        return self.failed_since(slide_id, -math.inf) if found is None else found[0]
+
     def seen(self, slide_id: str) -> Any:
         """What `record` was told of how the slide was seen; None where nothing was."""
         try:
@@ -128,12 +142,15 @@ class RunFolder:
     def failed_since(self, slide_id: str, moment: float) -> SlideResult | None:
         """How a slide failed, if that was written after `moment`, by the disk's clock."""
         path = self._failure_path(slide_id)
-        try:
-            recent = path.stat().st_mtime >= moment
-        except FileNotFoundError:
-            return None
-        found = self._read_record(path) if recent else None
+        found = self._read_record(path) if self._written(path) > moment else None
         return found and found[0]
+
+    def _written(self, path: Path) -> float:
+        """When a record was written, in seconds by the disk's clock; long ago where it is not there."""
+        try:
+            return path.stat().st_mtime
+        except FileNotFoundError:
+            return -math.inf
 
     @staticmethod
     def _read_record(path: Path) -> tuple[SlideResult, str] | None:
@@ -146,10 +163,13 @@ class RunFolder:
         row = {name: math.nan if value is None and name in numbers else value for name, value in row.items()}
         return SlideResult(**{**row, "warnings": tuple(row["warnings"])}), str(found["key"])
 
-    def forget(self, slide_id: str) -> None:
-        """Take a slide's record back before its files are written anew."""
-        self._record_path(slide_id).unlink(missing_ok=True)
-        self._failure_path(slide_id).unlink(missing_ok=True)
+    def forget(self, slide_id: str, *, record: bool = True) -> None:
+        """Take back how a slide failed and, before its files are written anew, its record."""
+        for path in self._told_of(slide_id, record):
+            path.unlink(missing_ok=True)
+
+    def _told_of(self, slide_id: str, record: bool) -> list[Path]:
+        return [self._failure_path(slide_id), *([self._record_path(slide_id)] if record else [])]
 
     def _failure_path(self, slide_id: str) -> Path:
         return self.root / "records" / f"{slide_id}.failed"

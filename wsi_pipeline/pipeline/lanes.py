@@ -49,11 +49,13 @@ class Scored:
 
     Attributes:
         rows: rows of the scores.
+        unreadable: see `Scores`.
         fresh: tiles that went through the model now.
         notes: what was warned of meanwhile, such as a GPU whose memory was full.
     """
 
     rows: int
+    unreadable: int
     fresh: int
     tiles_per_s: float
     busy_share: float
@@ -142,6 +144,7 @@ def score_store(recipe: Recipe, checkpoint_id: str, store_path: str, key: str) -
         scores = _ready(recipe, checkpoint_id).score(store_path, key, count)
     return Scored(
         rows=len(scores.probs),
+        unreadable=scores.unreadable,
         fresh=fresh,
         tiles_per_s=scores.tiles_per_s,
         busy_share=scores.busy_share,

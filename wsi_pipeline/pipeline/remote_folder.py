@@ -5,6 +5,7 @@ alone, found again by a job that goes on after a kill. What is kept at the URL i
 claims are made there, and shards are looked for there.
 """
 
+import math
 import os
 import shutil
 import socket
@@ -112,32 +113,42 @@ class RemoteFolder(RunFolder):
         return super().seen(slide_id)
 
     def failed_since(self, slide_id: str, moment: float) -> SlideResult | None:
-        path = self._failure_path(slide_id)
-        if not self._pull(f"records/{path.name}"):
-            return None
-        with reaching(self.url, StoreError):
-            recent = self._files.modified(self._at(f"records/{path.name}")).timestamp() >= moment
-        found = self._read_record(path) if recent else None
-        return found and found[0]
+        pulled = self._pull(f"records/{self._failure_path(slide_id).name}")
+        return super().failed_since(slide_id, moment) if pulled else None
 
-    def forget(self, slide_id: str) -> None:
-        for path in (self._record_path(slide_id), self._failure_path(slide_id)):
+    def _written(self, path: Path) -> float:
+        with reaching(self.url, StoreError):
+            try:
+                return float(self._files.modified(self._at(f"records/{path.name}")).timestamp())
+            except FileNotFoundError:
+                return -math.inf
+
+    def forget(self, slide_id: str, *, record: bool = True) -> None:
+        for path in self._told_of(slide_id, record):
             self._remove(f"records/{path.name}")
-        super().forget(slide_id)
+        super().forget(slide_id, record=record)
 
     def has(self, maps: Iterable[str]) -> bool:
         with reaching(self.url, StoreError):
             return all(self._files.exists(self._at(f"maps/{name}")) for name in maps)
 
+    def drop(self, maps: Iterable[str]) -> None:
+        names = list(maps)
+        for name in names:
+            self._remove(f"maps/{name}")
+        super().drop(names)
+
     def pictures(self, slide_id: str) -> dict[str, Path]:
+        """Those that can be had: the report does without the others."""
         for name in PICTURES:
-            self._pull(f"maps/{slide_id}_{name}.png")
+            picture = f"{slide_id}_{name}.png"
+            try:
+                self._pull(f"maps/{picture}")
+            except StoreError:
+                super().drop([picture])  # here it may be of older maps
         return super().pictures(slide_id)
 
     def publish(self) -> None:
-        for name in FILES:
-            if name != "events.jsonl" and not self._there([self.root / name]):
-                self._remove(name)
         self._push(self._there(self.root / name for name in FILES if name != "events.jsonl"))
         self._push_events()
         shutil.rmtree(self.root.parent, ignore_errors=True)

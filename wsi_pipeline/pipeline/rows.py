@@ -43,6 +43,12 @@ def _status_of(error: Exception, stage: str) -> str:
     return "unreadable" if of_slide else "failed"
 
 
+def as_recorded(row: SlideResult, work: Work) -> SlideResult:
+    """A row of before, with what is known of the slide now that its numbers do not hang on."""
+    source = work.slide.mpp_l0.source if work.slide else row.mpp_source
+    return with_entry(replace(row, mpp_source=source), work.entry)
+
+
 def with_entry(result: SlideResult, entry: SlideEntry) -> SlideResult:
     """The row with what the manifest says of the slide."""
     return replace(result, label=entry.label, patient_id=entry.patient_id, split=entry.split)

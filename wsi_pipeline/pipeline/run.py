@@ -39,8 +39,9 @@ def run_cohort(
     """Take each slide as far as `until`, doing only what is missing; yield its row as it ends.
 
     A slide whose record, files and keys are as they would come out again is kept. No slide's failure ends
-    the run. With `until` "tile" or "score" a slide that got there is yielded with status "ok". Several jobs
-    may work on one folder: each slide is done by one of them, and all yield its row.
+    the run. With `until` "tile" or "score" a slide that got there is yielded with status "ok", one with maps that
+    stand with the row of these. Several jobs may work on one folder: each slide is done by one of them, and all
+    yield its row.
     """
     with (
         open_claims(folder.claims) as claims,

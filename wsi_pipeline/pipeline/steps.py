@@ -9,11 +9,11 @@ from functools import partial
 from importlib import import_module
 from time import perf_counter
 
-from wsi_pipeline.errors import ClusterError
+from wsi_pipeline.errors import ClusterError, StalledError
 from wsi_pipeline.keys import mapping_key, scoring_key, tiling_key
 from wsi_pipeline.maps.result import SlideResult
-from wsi_pipeline.pipeline.outputs import MappingSettings, map_files, mapping_settings
-from wsi_pipeline.pipeline.rows import failure, reached, with_entry
+from wsi_pipeline.pipeline.outputs import ENDINGS, MappingSettings, map_files, mapping_settings
+from wsi_pipeline.pipeline.rows import as_recorded, failure, reached, with_entry
 from wsi_pipeline.pipeline.seen import recall, remember, source_of
 from wsi_pipeline.pipeline.settings import tiling_settings
 from wsi_pipeline.pipeline.tile import fill_store, lay_tiles
@@ -22,6 +22,7 @@ from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.reader import Slide, open_slide
 from wsi_pipeline.tiles.codecs import store_bytes
 from wsi_pipeline.tiles.places import filled
+from wsi_pipeline.tiles.tiler import check_readable
 
 
 def attempt(run: Run, step: Callable[[Run, Work], None], work: Work) -> Work:
@@ -42,8 +43,8 @@ def tile_slide(run: Run, work: Work) -> None:
     if not run.claims.take(entry.slide_id):
         work.elsewhere = True
         return
-    if (failed := run.folder.failed_since(entry.slide_id, run.claims.began)) is not None:
-        work.result = failed  # in another job, while this one ran: it would fail again
+    if (failed := _failed_elsewhere(run, entry.slide_id)) is not None:
+        work.result = failed
         return
     run.tell("slide_started", slide_id=entry.slide_id, job=run.claims.job)
     work.source = source_of(entry, config.slide.mpp_default)
@@ -60,7 +61,7 @@ def tile_slide(run: Run, work: Work) -> None:
         if run.until == "map" and (kept := _kept(run, work)) is not None:
             work.result = kept
             return
-    run.folder.forget(entry.slide_id)
+    _forget(run, entry.slide_id)
     work.stage = "tissue"
     store = run.folder.store(entry.slide_id)
     settings = tiling_settings(config)
@@ -72,6 +73,8 @@ def tile_slide(run: Run, work: Work) -> None:
         store,
         run.cluster,
         max_unreadable=config.tiles.max_unreadable,
+        model=run.classifier.id if run.classifier else "",
+        key=work.scores_key,
         progress=partial(_told, run, "tiles_cut"),
     )
     run.tell(
@@ -80,7 +83,7 @@ def tile_slide(run: Run, work: Work) -> None:
         store_s=round(done.store_s, 3),
     )  # fmt: skip
     if run.until == "tile":
-        work.result = reached(work, done.tiles)
+        work.result = _row_so_far(run, work, done.tiles)
 
 
 def _told(run: Run, name: str, tiles: int) -> None:
@@ -91,7 +94,10 @@ def _told(run: Run, name: str, tiles: int) -> None:
 
 
 def score_slide(run: Run, work: Work) -> None:
-    """Score its tiles, or take the scores that are there."""
+    """Score its tiles, or take the scores that are there.
+
+    The damage of tiles that were copied as JPEGs, or not stored at all, shows here: too much of it ends the slide.
+    """
     work.stage = "score"
     assert run.classifier is not None
     store = run.folder.store(work.entry.slide_id)
@@ -101,8 +107,10 @@ def score_slide(run: Run, work: Work) -> None:
         tiles_per_s=round(scores.tiles_per_s, 1), busy_share=round(scores.busy_share, 3),
         seconds=round(scores.seconds, 3), filled=scores.filled, resumed=scores.resumed,
     )  # fmt: skip
+    assert work.slide is not None
+    check_readable(work.slide, scores.unreadable, scores.rows, run.config.tiles.max_unreadable)
     if run.until == "score":
-        work.result = reached(work, scores.rows)
+        work.result = _row_so_far(run, work, scores.rows)
 
 
 def draw_slide(run: Run, work: Work) -> None:
@@ -117,6 +125,19 @@ def draw_slide(run: Run, work: Work) -> None:
         return
     work.result = with_entry(replace(result, seconds=round(work.seconds, 3)), work.entry)
     run.folder.record(work.result, work.maps_key, seen=remember(work.slide, work.source))
+
+
+def _failed_elsewhere(run: Run, slide_id: str) -> SlideResult | None:
+    """How the slide failed in another job while this one ran, where its file is at fault and that took long to find.
+
+    All else is tried again: a machine without the mount, with a full disk or a broken GPU fails what others can do, and
+    what does not open fails at once.
+    """
+    failed = run.folder.failed_since(slide_id, run.claims.began)
+    if failed is None or failed.status == "no_mpp":
+        return failed
+    damaged = (failed.status, failed.stage) == ("unreadable", "tiles") and failed.error != StalledError.__name__
+    return failed if damaged else None
 
 
 def _open(entry: SlideEntry, mpp_default: float | None) -> Slide:
@@ -137,11 +158,40 @@ def draw_maps(store_path: str, maps: str, model: str, key: str, settings: Mappin
 
 
 def _kept(run: Run, work: Work) -> SlideResult | None:
-    """What was recorded of the slide, if it would come out the same and all its files are there."""
-    found = run.folder.recorded(work.entry.slide_id)
-    outputs = mapping_settings(run.config, "").outputs
-    files = map_files(work.entry.slide_id, outputs)
+    """What was recorded of the slide, if it would come out the same and all its files are there.
+
+    One with unreadable tiles may come out otherwise, as its file may have been replaced by a whole one: it is kept only
+    where another job recorded it while this one ran.
+    """
+    slide_id = work.entry.slide_id
+    found = run.folder.recorded(slide_id)
+    files = map_files(slide_id, mapping_settings(run.config, "").outputs)
     if found is None or found[1] != work.maps_key or not run.folder.has(files):
         return None
-    run.tell("slide_kept", slide_id=work.entry.slide_id)
-    return with_entry(found[0], work.entry)
+    if found[0].unreadable_tiles and not run.folder.recorded_since(slide_id, run.claims.began):
+        return None
+    run.tell("slide_kept", slide_id=slide_id)
+    return as_recorded(found[0], work)
+
+
+def _forget(run: Run, slide_id: str) -> None:
+    """Take back what is told of a slide before it is worked on.
+
+    That is how it failed and, before its maps are drawn anew, its record and its files of outputs that are off now: of
+    older maps, they would pass for files of the new ones.
+    """
+    draws = run.until == "map"  # `tile` and `score` touch no maps
+    run.folder.forget(slide_id, record=draws)
+    if draws:
+        run.folder.drop(map_files(slide_id, frozenset(ENDINGS) - mapping_settings(run.config, "").outputs))
+
+
+def _row_so_far(run: Run, work: Work, tiles: int) -> SlideResult:
+    """The row of a slide at the end of a `tile` or `score` run: that of its maps, where it has some that stand.
+
+    Those of another model or of other knobs do not; `tile` knows of no model and leaves all as they are.
+    """
+    found = run.folder.recorded(work.entry.slide_id)
+    if found is None or work.maps_key not in ("", found[1]):
+        return reached(work, tiles)
+    return as_recorded(found[0], work)

@@ -8,6 +8,8 @@ that is. Against windows scored one by one its logits correlate by 0.97 to 0.985
 of its windows and one of 0.04 mm2 only 73 %. Larger blocks were worse for it (87 and 61 to 65 %).
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from wsi_pipeline.errors import ConfigError
@@ -18,7 +20,7 @@ CELL_PX = 32  # a DenseNet halves its input five times
 
 
 def lay_windows(grid: TileGrid, tissue: TissueMask, window_px: int, min_tissue: float) -> TileGrid:
-    """The windows of `window_px` px every 32 px, over the slide of a grid of tiles that abut.
+    """The windows of `window_px` px every 32 px, over the slide of a grid of tiles that abut; none that touch no tile.
 
     Raises ConfigError for tiles with overlap or gaps, and for sides that are no multiple of 32 px.
     """
@@ -27,7 +29,7 @@ def lay_windows(grid: TileGrid, tissue: TissueMask, window_px: int, min_tissue: 
             f"dense maps: tiles of {grid.tile_px} px every {grid.stride_px} px, windows of {window_px} px; tiles lie "
             f"side by side in multiples of {CELL_PX} px: leave tiles.stride_px, or --set model.dense=false"
         )
-    return lay_grid(
+    laid = lay_grid(
         grid.slide,
         tissue,
         tile_px=window_px,
@@ -36,6 +38,12 @@ def lay_windows(grid: TileGrid, tissue: TissueMask, window_px: int, min_tissue: 
         min_tissue=min_tissue,
         edge=grid.edge,
     )
+    k, side = grid.tile_px // CELL_PX, window_px // CELL_PX
+    tiled = np.zeros((1, grid.rows, k, grid.cols, k), np.int64)
+    tiled[:, grid.rowcol[:, 0], :, grid.rowcol[:, 1]] = 1
+    top, left = laid.rowcol.T
+    touched = _sums(tiled.reshape(1, grid.rows * k, grid.cols * k), top, left, side)[0] > 0
+    return replace(laid, rowcol=laid.rowcol[touched], tissue=laid.tissue[touched])
 
 
 def window_logits(grid: TileGrid, cells: np.ndarray, windows: TileGrid) -> np.ndarray:

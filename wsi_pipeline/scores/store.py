@@ -1,7 +1,8 @@
 """Scores: what a classifier says of every tile of a slide, kept inside the slide's tile store. No torch here.
 
-They lie in `scores/<checkpoint id>` of the Zarr group, (N, C) float32, row k for tile k. The marker
-`complete` is written last, so an interrupted write is never taken for scores.
+They lie in `scores/<checkpoint id>` of the Zarr group, (N, C) float32, row k for tile k. The marker `complete` is
+written last, so an interrupted write is never taken for scores. With it stand checksums of the arrays: where a chunk is
+gone, as after a power cut, zarr reads NaN without an error.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import zarr
 
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.tiles.grid import TileGrid
-from wsi_pipeline.tiles.layout import read_grid
+from wsi_pipeline.tiles.layout import checksum, read_array, read_grid
 from wsi_pipeline.tiles.places import place_of
 
 GROUP = "scores"
@@ -70,6 +71,11 @@ class Scores:
         """N."""
         return len(self.probs)
 
+    @property
+    def unreadable(self) -> int:
+        """Rows without a probability."""
+        return int(np.isnan(self.probs).any(axis=1).sum())
+
     def positive_prob(self) -> np.ndarray:
         """(N,) float32 P(cancer), see `p_cancer`."""
         return p_cancer(self.probs, self.class_names, self.positive, exclusive=self.exclusive)
@@ -125,6 +131,7 @@ def write_scores(store_path: str | Path, scores: Scores, *, key: str = "") -> No
         raise StoreError(f"{store_path}: {len(scores.rowcol)} scored tiles are not those of the store; score again")
     columns = scores.probs.shape[1]
     attributes = {name: getattr(scores, name) for name in _TOLD} | {"key": key, "complete": False}
+    attributes["crc32c"] = _checksums(scores.probs, windows)
     attributes["windows"] = None if windows is None else {name: getattr(windows, name) for name in _GRID}
     with place.writing(scores.probs.nbytes):
         array = store.require_group(GROUP).create_array(
@@ -133,6 +140,7 @@ def write_scores(store_path: str | Path, scores: Scores, *, key: str = "") -> No
             chunks=(_CHUNK_ROWS, columns),
             dtype="float32",
             fill_value=np.nan,
+            config={"write_empty_chunks": True},  # NaN left out may come back as other bits
             dimension_names=(
                 "tile" if windows is None else f"window_{scores.checkpoint_id}",
                 f"class_{scores.checkpoint_id}",
@@ -150,10 +158,14 @@ def write_scores(store_path: str | Path, scores: Scores, *, key: str = "") -> No
 def read_scores(store_path: str | Path, checkpoint_id: str, *, key: str | None = None) -> Scores:
     """The complete scores of a model; with `key`, only those written with that very key.
 
-    Raises StoreError when absent, incomplete, made with another key, or of other tiles than the store's.
+    Raises StoreError when absent, incomplete, damaged, made with another key, or of other tiles than the store's.
     """
     with place_of(store_path).reading():
-        return _read(store_path, checkpoint_id, key)
+        try:
+            return _read(store_path, checkpoint_id, key)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:  # the last by decompressors
+            said = f"scores of model {checkpoint_id} are damaged ({error!r}); score again"
+            raise StoreError(f"{store_path}: {said}") from error
 
 
 def _read(store_path: str | Path, checkpoint_id: str, key: str | None) -> Scores:
@@ -167,13 +179,22 @@ def _read(store_path: str | Path, checkpoint_id: str, key: str | None) -> Scores
     if key is not None and told["key"] != key:
         raise StoreError(f"{store_path}: scores are of {told['key']}, not of {key}: settings changed; score again")
     windows = _read_windows(store, checkpoint_id, told.get("windows"))
-    rowcol = np.asarray(store["rowcol"][:]) if windows is None else windows.rowcol
+    rowcol = read_array(store, "rowcol") if windows is None else windows.rowcol
     probs = np.asarray(array[:])
     if len(rowcol) != len(probs):
         raise StoreError(f"{store_path}: {len(probs)} scores for {len(rowcol)} tiles: cut anew since; score again")
+    found = _checksums(probs, windows)
+    if told.get("crc32c", found) != found:  # older scores have none
+        raise StoreError(f"{store_path}: scores of model {checkpoint_id} are not as they were written; score again")
     names, positive = tuple(told["class_names"]), tuple(told["positive"])
     fields = {name: (_LATER | told)[name] for name in _TOLD} | {"class_names": names, "positive": positive}
     return Scores(rowcol=rowcol, probs=probs, checkpoint_id=checkpoint_id, windows=windows, **fields)
+
+
+def _checksums(probs: np.ndarray, windows: TileGrid | None) -> list[int]:
+    """Of all arrays of the scores."""
+    beside = () if windows is None else (windows.rowcol, windows.tissue)
+    return [checksum(values) for values in (np.asarray(probs, np.float32), *beside)]
 
 
 def _write_beside(array: zarr.Array, store: Any, name: str, values: np.ndarray) -> None:

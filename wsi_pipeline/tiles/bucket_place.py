@@ -59,7 +59,8 @@ class Bucket:
         data = self._files.cat_file(self._at(name), start=first, end=last) if last > first else b""
         return [data[offset - first : offset - first + length] for offset, length in spans]
 
-    def files(self) -> set[str]:
+    def files(self, redone: tuple[str, ...] = ()) -> set[str]:
+        """An object has all its content or is not there."""
         with self.reading():
             return {path[len(self._path) + 1 :] for path in self._files.find(self._path)}
 

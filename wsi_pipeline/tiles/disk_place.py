@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from wsi_pipeline.disk import free_bytes, writing
-from wsi_pipeline.tiles.place import Parts, Span
+from wsi_pipeline.tiles.place import ABOUT, Parts, Span
 
 
 class Disk:
@@ -49,15 +49,18 @@ class Disk:
             spans = pick(_tail(file.fileno(), tail))
             return [_span(file.fileno(), offset, length) for offset, length in spans]
 
-    def files(self) -> set[str]:
-        """Halves are `.partial` files; after a power cut also files without content."""
+    def files(self, redone: tuple[str, ...] = ()) -> set[str]:
         found = set()
         for path in self._path.rglob("*"):
-            if path.is_file():
-                if path.suffix == ".partial" or not path.stat().st_size:
-                    path.unlink(missing_ok=True)
-                else:
-                    found.add(path.relative_to(self._path).as_posix())
+            if not path.is_file():
+                continue
+            name = path.relative_to(self._path).as_posix()
+            if path.suffix == ".partial":
+                path.unlink(missing_ok=True)
+            elif path.stat().st_size:
+                found.add(name)
+            elif path.name == ABOUT or name.startswith(redone):
+                path.unlink(missing_ok=True)
         return found
 
     @contextmanager

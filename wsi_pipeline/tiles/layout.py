@@ -1,6 +1,7 @@
 """What lies where in a tile store: grid, tissue, settings <-> attributes and arrays of a Zarr v3 group.
 
-Everything but the arrays is one dict, under the group attribute `wsi_pipeline`.
+Everything but the arrays is one dict, under the group attribute `wsi_pipeline`. In it are checksums of the arrays that
+are laid whole: where a chunk is gone, as after a power cut, zarr reads zeros without an error.
 """
 
 import json
@@ -10,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
@@ -28,6 +30,14 @@ _ZSTD = ZstdCodec(level=ZSTD_LEVEL)
 _IMAGE_CHUNK = 1024
 _GRID_NUMBERS = ("tile_px", "stride_px", "rows", "cols", "edge")
 _TISSUE_ARRAYS = ("mask", "thumbnail")
+_WHOLE: dict[str, tuple[str, ...]] = {  # the arrays that are laid whole, and their dimensions
+    "x": ("tile",),
+    "y": ("tile",),
+    "tissue_fraction": ("tile",),
+    "rowcol": ("tile", "row_col"),
+    "tissue_mask": ("mask_row", "mask_col"),
+    "thumbnail": ("thumbnail_row", "thumbnail_col", "rgb"),
+}
 
 
 def write_attributes(
@@ -52,17 +62,14 @@ def write_attributes(
         "store": dict(store),
         "tissue": {item.name: getattr(tissue, item.name) for item in fields(tissue) if item.name not in _TISSUE_ARRAYS},
         "settings": dict(settings),
+        "crc32c": {name: checksum(values) for name, values in _whole(grid, tissue).items()},
     }
 
 
 def write_arrays(group: zarr.Group, grid: TileGrid, tissue: TissueMask) -> None:
     """Write the arrays of one row a tile, the tissue mask and the thumbnail."""
-    corners = grid.xy_l0
-    for name, column in {"x": corners[:, 0], "y": corners[:, 1], "tissue_fraction": grid.tissue}.items():
-        _write(group, name, column, ("tile",))
-    _write(group, "rowcol", grid.rowcol, ("tile", "row_col"))
-    _write(group, "tissue_mask", tissue.mask, ("mask_row", "mask_col"))
-    _write(group, "thumbnail", tissue.thumbnail, ("thumbnail_row", "thumbnail_col", "rgb"))
+    for name, values in _whole(grid, tissue).items():
+        _write(group, name, values, _WHOLE[name])
 
 
 def lay_pixels(group: zarr.Group, n_tiles: int, tile_px: int, shard_tiles: int, codec: Codec) -> None:
@@ -149,10 +156,32 @@ def read_tissue(group: zarr.Group) -> TissueMask:
     return TissueMask(mask=read_array(group, "tissue_mask"), thumbnail=read_array(group, "thumbnail"), **known)
 
 
+def check_arrays(group: zarr.Group) -> None:
+    """Read the arrays that are laid whole; KeyError, or what `read_array` raises, where one is not as it was."""
+    for name in _WHOLE:
+        read_array(group, name)
+
+
 def read_array(group: zarr.Group, name: str) -> np.ndarray:
-    """A whole array of the group."""
+    """A whole array of the group. Raises ValueError where it is not as it was laid; older stores do not tell."""
     array: Any = group[name]
-    return np.asarray(array[:])
+    values = np.asarray(array[:])
+    found: Any = group.attrs.get(ATTRIBUTES, {})
+    told = dict(dict(found).get("crc32c", {})).get(name)
+    if told is not None and told != checksum(values):
+        raise ValueError(f"{name}: not as it was written")
+    return values
+
+
+def checksum(values: np.ndarray) -> int:
+    """CRC-32C of the bytes of an array."""
+    return int(google_crc32c.value(values.tobytes()))
+
+
+def _whole(grid: TileGrid, tissue: TissueMask) -> dict[str, np.ndarray]:
+    """The arrays that are laid whole."""
+    x, y = grid.xy_l0.T
+    return dict(zip(_WHOLE, (x, y, grid.tissue, grid.rowcol, tissue.mask, tissue.thumbnail), strict=True))
 
 
 def _read_level(grid: TileGrid) -> int:

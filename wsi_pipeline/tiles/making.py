@@ -23,6 +23,8 @@ from wsi_pipeline.tiles.places import place_of
 from wsi_pipeline.tiles.shards import write_shard as write_chunks
 from wsi_pipeline.tiles.store import JPEG_QUALITY, TileStore, open_group, open_store
 
+_SHARDS = ("tiles/c/", "jpegs/c/", "readable/c/")  # where their files lie
+
 
 def create_store(
     path: str | Path,
@@ -84,12 +86,12 @@ def write_jpegs(store: TileStore, shard: int, jpegs: Sequence[bytes], readable: 
 
 
 def missing_shards(store: TileStore) -> list[int]:
-    """Shards whose pixels are not there yet; what a killed writer left behind is removed.
+    """Shards whose pixels or flags are not there yet; what a killed writer or a power cut left of them is removed.
 
     Not to be called while shards are being written. A store of coordinates misses none.
     """
-    written = store.place.files()
-    return [n for n in range(len(store.shards)) if store.shard_name(n) not in written] if store.pixels else []
+    there = store.place.files(_SHARDS)
+    return [n for n in range(len(store.shards)) if not there.issuperset(store.shard_files(n))] if store.pixels else []
 
 
 def mark_complete(store: TileStore) -> TileStore:
@@ -133,6 +135,7 @@ def _check_space(place: Place, needed: int, what: str) -> None:
 
 
 def _write(store: TileStore, shard: int, chunks: Sequence[bytes | memoryview], readable: np.ndarray) -> None:
+    pixels, flags = store.shard_files(shard)
     with store.place.writing(sum(map(len, chunks))):
-        store.place.write(f"readable/c/{shard}", [encode_flags(readable, store.shard_tiles)])
-        write_chunks(store.place, store.shard_name(shard), chunks, slots=store.shard_tiles)
+        store.place.write(flags, [encode_flags(readable, store.shard_tiles)])
+        write_chunks(store.place, pixels, chunks, slots=store.shard_tiles)

@@ -39,8 +39,12 @@ class Place(Protocol):
     def read(self, name: str, tail: int, pick: Callable[[bytes], Sequence[Span]]) -> list[bytes]:
         """The spans that `pick` chooses, told the last `tail` bytes; FileNotFoundError where there is no such file."""
 
-    def files(self) -> set[str]:
-        """All files that are whole; what a killed writer left is removed, so not to be called while one writes."""
+    def files(self, redone: tuple[str, ...] = ()) -> set[str]:
+        """All files that have content; what a killed writer left is removed, so not to be called while one writes.
+
+        A power cut leaves files without content. They are removed where it is seen that they are gone: metadata, and
+        what begins with one of `redone`. A chunk of another array stays: without it zarr reads zeros, with it an error.
+        """
 
     def draft(self) -> AbstractContextManager[Path]:
         """A folder of this machine for the block to fill, which becomes this place, whole, when the block ends."""

@@ -26,6 +26,7 @@ from wsi_pipeline.tiles.codecs import (
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.layout import (
     SCHEMA,
+    check_arrays,
     read_attributes,
     read_grid,
     read_tissue,
@@ -86,6 +87,15 @@ class TileStore:
         with _reading(self.place):
             return read_tissue(zarr.open_group(self.place.zarr, mode="r", zarr_format=3))
 
+    def is_whole(self) -> bool:
+        """Whether grid, mask and thumbnail are as they were laid; a power cut can take parts of them."""
+        try:
+            with self.place.reading():
+                check_arrays(zarr.open_group(self.place.zarr, mode="r", zarr_format=3))
+        except (ValueError, KeyError, TypeError, RuntimeError):  # the last by decompressors
+            return False
+        return True
+
     def flags(self, start: int, stop: int) -> np.ndarray:
         """(n,) bool of tiles start to stop, False where unreadable; of shards that are there alone."""
         return self._all_flags[start:stop] if self.status == "complete" else self._read_flags(start, stop)
@@ -135,6 +145,10 @@ class TileStore:
     def shard_name(self, shard: int) -> str:
         """The file of a shard's pixels, in the store's place."""
         return f"tiles/c/{shard}/0/0/0" if self.codec == "zstd" else f"jpegs/c/{shard}"
+
+    def shard_files(self, shard: int) -> tuple[str, str]:
+        """The files of a shard, its pixels and its flags: it is there when both are."""
+        return self.shard_name(shard), f"readable/c/{shard}"
 
     def _touched(self, start: int, stop: int) -> range:
         """The shards that tiles start to stop lie in."""

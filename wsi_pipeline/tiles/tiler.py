@@ -1,10 +1,10 @@
 """The tiles of a slide: a store without pixels -> the same store with its pixels, one task some whole shards."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import perf_counter
 
 import numpy as np
@@ -14,6 +14,7 @@ from wsi_pipeline.errors import SlideError, StoreError
 from wsi_pipeline.slide.handles import drop_reader
 from wsi_pipeline.slide.reader import Slide
 from wsi_pipeline.stall import life_sign
+from wsi_pipeline.tiles.codecs import decode_jpeg
 from wsi_pipeline.tiles.making import mark_complete, missing_shards, write_jpegs, write_shard
 from wsi_pipeline.tiles.pixels import read_jpegs, read_tiles
 from wsi_pipeline.tiles.place import ABOUT
@@ -53,36 +54,42 @@ class CutResult:
     store_s: float
 
 
-def cut_shard(store_path: str, shard: int) -> ShardDone:
+def cut_shard(store_path: str, shard: int, *, anew: bool = False) -> ShardDone:
     """Read the tiles of one shard from the slide and write them to the store.
 
-    Opens both by path; the slide's handle stays open for the thread's next shard. Raises SlideError where
-    the slide cannot be opened, StoreError where the disk is full.
+    Opens both by path; the slide's handle stays open for the thread's next shard. `anew`: it is there, with tiles
+    that could not be read; then JPEGs are looked at, not copied unseen. Raises SlideError where the slide cannot be
+    opened, StoreError where the disk is full.
     """
     started = perf_counter()
     store = _opened(store_path)
     start, stop = store.shards[shard]
     if store.codec == "jpeg":
         jpegs, readable = read_jpegs(store.grid, start, stop, store.reading, quality=store.quality)
-        reading_s = perf_counter() - started
-        write_jpegs(store, shard, jpegs, readable)
+        if anew:
+            readable &= decode_jpeg(jpegs, store.grid.tile_px)[1]
+        write: Callable[[np.ndarray], None] = partial(write_jpegs, store, shard, jpegs)
     else:
         shape = stop - start, store.grid.tile_px, store.grid.tile_px, 3
         room = np.frombuffer(_TILES.of(math.prod(shape)), np.uint8).reshape(shape)
         tiles, readable = read_tiles(store.grid, start, stop, store.reading, out=room)
-        reading_s = perf_counter() - started
-        write_shard(store, shard, tiles, readable)
+        write = partial(write_shard, store, shard, tiles)
+    reading_s = perf_counter() - started
+    if anew:
+        write(np.zeros_like(readable))  # killed between flags and pixels, it would keep white tiles that count as read
+    write(readable)
     return ShardDone(shard, stop - start, int((~readable).sum()), perf_counter() - started, reading_s)
 
 
-def cut_shards(store_path: str, shards: Sequence[int]) -> list[ShardDone]:
-    """Cut shards one after the other, as `cut_shard` does: the task of a worker.
+def cut_shards(store_path: str, shards: Sequence[int], anew: Collection[int] = ()) -> list[ShardDone]:
+    """Cut shards one after the other, as `cut_shard` does, those of `anew` anew: the task of a worker.
 
-    Those that are there already are left: a worker that died at this task cut them.
+    Others that are there already are left: a worker that died at this task cut them.
     """
     done, alive = [], life_sign()
     for shard in shards:
-        done.append(_cut_before(store_path, shard) or cut_shard(store_path, shard))
+        before = None if shard in anew else _cut_before(store_path, shard)
+        done.append(before or cut_shard(store_path, shard, anew=shard in anew))
         alive()
     return done
 
@@ -90,7 +97,7 @@ def cut_shards(store_path: str, shards: Sequence[int]) -> list[ShardDone]:
 def _cut_before(store_path: str, shard: int) -> ShardDone | None:
     """What is known of a shard that is there; None of one to be cut."""
     store = _opened(store_path)
-    if not store.place.has(store.shard_name(shard)):
+    if not all(map(store.place.has, store.shard_files(shard))):
         return None
     start, stop = store.shards[shard]
     readable = store.flags(start, stop)
@@ -104,29 +111,49 @@ def cut_tiles(
     progress: Callable[[int], None] | None = None,
     max_unreadable: float = MAX_UNREADABLE,
 ) -> CutResult:
-    """Cut the shards that `store` misses, then mark it complete.
+    """Cut the shards that `store` misses, and those with unreadable tiles once more, then mark it complete.
 
-    Shards written before are kept, so a slide that was interrupted goes on where it stopped; a store of
-    coordinates has nothing to cut. `progress` is called with the number of tiles newly done. Raises
-    SlideError, and leaves the store as it is, once more than `max_unreadable` (0-1) of all tiles could not
-    be read.
+    Other shards written before are kept, so a slide that was interrupted goes on where it stopped, and one whose file
+    was replaced by a whole one comes out whole; a store of coordinates has nothing to cut. `progress` is called with
+    the number of tiles newly done. Raises SlideError, and leaves the store as it is, once more than `max_unreadable`
+    (0-1) of all tiles could not be read.
     """
     started = perf_counter()
     missing = missing_shards(store)
-    unreadable, reading_s, store_s = _unreadable_before(store, missing), 0.0, 0.0
-    _check_readable(store, unreadable, max_unreadable)
-    work = ((store.path, run) for run in _runs(missing, cluster.workers_a_slide))
+    damaged = _damaged_shards(store, missing)
+    shards = sorted({*missing, *damaged})
+    unreadable, reading_s, store_s = 0, 0.0, 0.0
+    work = ((store.path, run, damaged.intersection(run)) for run in _runs(shards, cluster.workers_a_slide))
     with closing(cluster.map(cut_shards, work)) as runs:
         for done in (shard for _, run in runs for shard in run):
             unreadable += done.unreadable
             reading_s += done.reading_s
             store_s += done.seconds - done.reading_s
-            _check_readable(store, unreadable, max_unreadable)
+            check_readable(store.grid.slide, unreadable, store.n_tiles, max_unreadable)
             if progress is not None:
                 progress(done.n_tiles)
     if store.status != "complete":
         mark_complete(store)
-    return CutResult(store.n_tiles, unreadable, len(missing), perf_counter() - started, reading_s, store_s)
+    return CutResult(store.n_tiles, unreadable, len(shards), perf_counter() - started, reading_s, store_s)
+
+
+def check_readable(slide: Slide, unreadable: int, tiles: int, max_unreadable: float) -> None:
+    """SlideError once more than `max_unreadable` (0-1) of a slide's tiles cannot be read."""
+    if unreadable > max_unreadable * tiles:
+        raise SlideError(
+            f"{slide.path}: {unreadable:,} of {tiles:,} tiles cannot be read, more than {max_unreadable:.0%}; "
+            "the file is damaged, get a fresh copy"
+        )
+
+
+def any_readable(store_path: str, tiles: Sequence[int]) -> bool:
+    """Whether the slide has one of these tiles to read; the task of a worker. Raises SlideError where it is gone."""
+    store, alive = open_store(store_path, complete=False), life_sign()
+    for tile in tiles:
+        if read_tiles(store.grid, tile, tile + 1, store.reading)[1].all():
+            return True
+        alive()
+    return False
 
 
 def let_go(slide: Slide) -> None:
@@ -163,18 +190,9 @@ def _open_once(store_path: str, _version: tuple[object, ...]) -> TileStore:
     return open_store(store_path, complete=False)
 
 
-def _unreadable_before(store: TileStore, missing: list[int]) -> int:
-    """Unreadable tiles of the shards that are there already; the flags of a missing one mean nothing yet."""
+def _damaged_shards(store: TileStore, missing: Collection[int]) -> set[int]:
+    """Shards that are there with unreadable tiles; the flags of a missing one mean nothing yet."""
     if not store.pixels:
-        return 0
-    readable = store.flags(0, store.n_tiles)
-    written = np.setdiff1d(np.arange(len(store.shards)), missing)
-    return int(np.isin(np.flatnonzero(~readable) // store.shard_tiles, written).sum())
-
-
-def _check_readable(store: TileStore, unreadable: int, max_unreadable: float) -> None:
-    if unreadable > max_unreadable * store.n_tiles:
-        raise SlideError(
-            f"{store.grid.slide.path}: {unreadable:,} of {store.n_tiles:,} tiles cannot be read, more than "
-            f"{max_unreadable:.0%}; the file is damaged, get a fresh copy"
-        )
+        return set()
+    unreadable = np.flatnonzero(~store.flags(0, store.n_tiles))
+    return set((unreadable // store.shard_tiles).tolist()).difference(missing)

@@ -1,0 +1,124 @@
+"""A damaged slide and a fresh copy of it under its name: a resumed run sees what of it is whole now."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from small_slide import a_grid, a_slide, all_tissue
+from test_pipeline import knobs, ran
+
+from wsi_pipeline.config import Config
+from wsi_pipeline.maps.result import SlideResult
+from wsi_pipeline.pipeline.damage import missed_tiles
+from wsi_pipeline.pipeline.folder import RunFolder, open_run_folder
+from wsi_pipeline.scores.store import Scores, write_scores
+from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.synthetic import draw_slide
+from wsi_pipeline.tiles.making import create_store, mark_complete
+from wsi_pipeline.tiles.store import open_store
+
+COPIED = ["tiles.store=jpeg", "tiles.tile_px=256", "tiles.shard_tiles=4"]  # each tile is one of the slide's own
+WAYS = {"pixels": [], "jpeg": ["tiles.store=jpeg"], "copied": COPIED, "coordinates": ["tiles.store=coordinates"]}
+MUCH = "tiles.max_unreadable=0.5"
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> SlideEntry:
+    draw_slide(tmp_path / "a.tif", size_px=(1500, 1200), mpp=0.5, seed=3)
+    return SlideEntry("a", str(tmp_path / "a.tif"))
+
+
+def damaged(slide: SlideEntry, way: str) -> bytes:
+    """Spoil the JPEG tile in the middle of level 0: its first bytes, or, where it is to be copied, its pixels.
+
+    Returns the file as it was.
+    """
+    path = Path(slide.path)
+    whole = path.read_bytes()
+    with tifffile.TiffFile(path) as tiff:
+        page: Any = tiff.pages[0]
+        across = -(-page.imagewidth // page.tilewidth)
+        number = 600 // page.tilelength * across + 750 // page.tilewidth
+        at, length = page.dataoffsets[number], page.databytecounts[number]
+    bad = bytes(byte ^ 0xFF for byte in whole[at : at + 16])
+    if way == "copied":
+        at, bad = at + length // 2, b"\xff\x01" * 40
+    path.write_bytes(whole[:at] + bad + whole[at + len(bad) :])
+    return whole
+
+
+def shards_written(folder: RunFolder) -> list[int]:
+    """By each run."""
+    events = map(json.loads, (folder.root / "events.jsonl").read_text().splitlines())
+    return [event["shards_written"] for event in events if event["event"] == "tiles_done"]
+
+
+def timeless(row: SlideResult) -> SlideResult:
+    return replace(row, seconds=0)
+
+
+def config_of(way: str, *more: str) -> Config:
+    return knobs(*WAYS[way], *more)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resumed_run_takes_a_fresh_copy_of_a_damaged_file(slide, tmp_path, way):
+    whole, config = damaged(slide, way), config_of(way, MUCH)
+    (before,), classifier = ran([slide], open_run_folder(tmp_path / "run"), config)
+    assert (before.status, before.unreadable_tiles) == ("partial", 1 if way == "copied" else 16)
+    Path(slide.path).write_bytes(whole)
+    folder = open_run_folder(tmp_path / "run", resume=True)
+    (row,), _ = ran([slide], folder, config, classifier)
+    (fresh,), _ = ran([slide], open_run_folder(tmp_path / "fresh"), config)
+    assert (row.status, timeless(row)) == ("ok", timeless(fresh))
+    first, second = shards_written(folder)
+    assert second < first or way == "coordinates"  # of the same store: the others were kept
+    (kept,), _ = ran([slide], folder, config, classifier)
+    assert kept == row and classifier.scored == ["a", "a"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_slide_still_damaged_ends_as_before_and_only_its_damaged_shards_are_read_again(slide, tmp_path, way):
+    damaged(slide, way)
+    config = config_of(way, MUCH)
+    (before,), classifier = ran([slide], open_run_folder(tmp_path / "run"), config)
+    folder = open_run_folder(tmp_path / "run", resume=True)
+    for _ in range(2):
+        (row,), _ = ran([slide], folder, config, classifier)
+        assert (row.status, timeless(row)) == ("partial", timeless(before))
+    assert classifier.scored == ["a"]
+    store = open_store(folder.store("a"))
+    flags = store.flags(0, store.n_tiles) if store.pixels else np.ones(store.n_tiles, bool)
+    again = len(np.unique(np.flatnonzero(~flags) // store.shard_tiles))
+    assert shards_written(folder)[1:] == [again, again] and bool(again) == store.pixels
+
+
+@pytest.mark.parametrize("way", ["coordinates", "copied"])
+def test_damage_that_shows_when_tiles_are_scored_fails_a_slide_as_any_other_does(slide, tmp_path, way):
+    whole, config = damaged(slide, way), config_of(way, "tiles.max_unreadable=0.01")
+    folder = open_run_folder(tmp_path / "run")
+    (row,), classifier = ran([slide], folder, config)
+    assert (row.status, row.stage) == ("unreadable", "score")
+    assert "tiles cannot be read, more than 1%; the file is damaged, get a fresh copy" in row.message
+    (row,), _ = ran([slide], folder, config, classifier)
+    assert row.status == "unreadable" and classifier.scored == ["a"]
+    Path(slide.path).write_bytes(whole)
+    (row,), _ = ran([slide], folder, config, classifier)
+    assert (row.status, classifier.scored) == ("ok", ["a", "a"])
+
+
+def test_a_window_without_a_probability_stands_for_the_tile_under_its_corner(tmp_path):
+    slide, _ = a_slide(tmp_path)
+    grid, windows = a_grid(slide, tile=64), a_grid(slide, tile=64, stride_px=32)
+    options = {"pixels": False, "shard_tiles": 16, "key": "k", "settings": {}}
+    store = mark_complete(create_store(tmp_path / "a.zarr", grid, all_tissue(slide), **options))
+    hit = (windows.rowcol == (2, 4)).all(axis=1)
+    probs = np.where(hit, np.nan, 0.5).astype(np.float32)[:, None]
+    scores = Scores(windows.rowcol, ("tumour",), ("tumour",), False, probs, "dark", 0.3, 0.5, windows=windows)
+    write_scores(store.path, scores, key="k")
+    assert missed_tiles(store, "dark", "k").tolist() == [7]  # row 1, column 2 of five
+    assert len(missed_tiles(store, "dark", "of other settings")) == len(missed_tiles(store, "", "")) == 0
