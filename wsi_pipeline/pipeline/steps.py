@@ -62,12 +62,19 @@ def tile_slide(run: Run, work: Work) -> None:
             work.result = kept
             return
     _forget(run, entry.slide_id)
+    _cut(run, work)
+
+
+def _cut(run: Run, work: Work) -> None:
+    """Find the tissue of a slide that is open and cut its tiles, as far as that is not done."""
+    assert work.slide is not None
     work.stage = "tissue"
-    store = run.folder.store(entry.slide_id)
+    slide_id, config = work.entry.slide_id, run.config
+    store = run.folder.store(slide_id)
     settings = tiling_settings(config)
     tiles = run.cluster.submit(lay_tiles, work.slide, store, work.tiles_key, settings).result()
     size = store_bytes(tiles, settings.tile_px, settings.codec) if settings.pixels else 0
-    run.tell("tiles_planned", slide_id=entry.slide_id, tiles=tiles, bytes=size, job=run.claims.job)
+    run.tell("tiles_planned", slide_id=slide_id, tiles=tiles, bytes=size, job=run.claims.job)
     work.stage = "tiles"
     done = fill_store(
         store,
@@ -78,7 +85,7 @@ def tile_slide(run: Run, work: Work) -> None:
         progress=partial(_told, run, "tiles_cut"),
     )
     run.tell(
-        "tiles_done", slide_id=entry.slide_id, tiles=done.tiles, unreadable=done.unreadable,
+        "tiles_done", slide_id=slide_id, tiles=done.tiles, unreadable=done.unreadable,
         shards_written=done.shards_written, seconds=round(done.seconds, 3), reading_s=round(done.reading_s, 3),
         store_s=round(done.store_s, 3),
     )  # fmt: skip
