@@ -73,6 +73,13 @@ def the_keys() -> dict[str, str]:
     return {"tiles": tiles, "scores": scoring_key(config, "t", "m"), "maps": mapping_key(config, "s")}
 
 
+def test_a_precision_that_was_asked_for_changes_the_key_of_the_scores_alone():
+    auto, asked = load_config(None), load_config(None, ["model.precision=bfloat16"])
+    assert tiling_key(auto, "f", (0.5, 0.5)) == tiling_key(asked, "f", (0.5, 0.5))
+    assert scoring_key(auto, "t", "m") != scoring_key(asked, "t", "m")
+    assert config_hash(auto) != config_hash(asked)
+
+
 def test_the_first_rules_of_each_stage_leave_the_keys_that_run_folders_have():
     assert the_keys() == {"tiles": "ab227327475fc22e", "scores": "c1f86638280a7825", "maps": "dab1aa95747e8eec"}
 

@@ -12,7 +12,7 @@ from wsi_pipeline.errors import ModelError
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.fold import FromPixels, folded
 from wsi_pipeline.learn.models import build_densenet, build_model
-from wsi_pipeline.scores import engines
+from wsi_pipeline.scores import engines, torch_engine
 from wsi_pipeline.scores.engines import Engine, EngineName, open_engine, pick_device
 from wsi_pipeline.scores.infer import Scorer
 from wsi_pipeline.scores.onnx_engine import OnnxEngine
@@ -107,6 +107,22 @@ def test_auto_is_onnx_on_a_cpu_and_onnx_is_refused_on_a_gpu() -> None:
     assert open_engine(checkpoint, CPU, "torch").name == "torch"
     with pytest.raises(ModelError, match="engine onnx runs on a CPU, the device is cuda:0"):
         open_engine(checkpoint, "cuda:0", "onnx")
+
+
+def test_precision_bfloat16_is_torch_in_half_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = a_checkpoint()
+    assert open_engine(checkpoint, CPU, precision="float32").name == "onnx"
+    monkeypatch.setattr(torch_engine, "_has_bfloat16", lambda device: True)
+    engine = open_engine(checkpoint, CPU, precision="bfloat16")
+    assert (engine.name, engine.precision) == ("torch", "bfloat16")
+    assert torch_engine.half_of("cuda:0") == torch_engine.half_of("cuda:0", "bfloat16") == torch.bfloat16
+    assert torch_engine.half_of("cuda:0", "float32") is None
+    with pytest.raises(ModelError, match=r"engine onnx computes in float32, got model\.precision=bfloat16"):
+        open_engine(checkpoint, CPU, "onnx", precision="bfloat16")
+    monkeypatch.setattr(torch_engine, "_has_bfloat16", lambda device: False)
+    assert torch_engine.half_of("cuda:0") == torch.float16
+    with pytest.raises(ModelError, match="cpu here has no instructions for it; use auto, or float32"):
+        open_engine(checkpoint, CPU, precision="bfloat16")
 
 
 @pytest.mark.parametrize("name", ["onnx", "torch"])

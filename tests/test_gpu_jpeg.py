@@ -245,6 +245,6 @@ def test_it_is_in_the_key_of_the_scores_and_a_default_run_keeps_its_own() -> Non
     one, other = load_config(None, ["tiles.store=jpeg"]), load_config(None, ON_GPU)
     assert scoring_key(one, "t", "m") == digest({"tiles": "t", "checkpoint": "m"}) != scoring_key(other, "t", "m")
     assert "decode" in one.model_dump()["model"] and config_hash(one) != config_hash(other)
-    machine = {"batch", "device", "engine", "compiled", "decode"}
+    machine = {"batch", "device", "engine", "compiled", "decode", "precision"}
     before = one.model_dump(exclude={"run": True, "slurm": True, "outputs": True, "model": machine})
     assert config_hash(one) == digest(before)

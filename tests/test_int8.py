@@ -201,6 +201,8 @@ def test_torch_and_a_gpu_refuse_it_and_tell_what_to_use(both: Any) -> None:
     for device, engine in ((CPU, "torch"), ("cuda:0", "auto"), ("cuda:0", "torch")):
         with pytest.raises(ModelError, match=f"is int8, .* got engine {engine} on {device}: use --device cpu"):
             open_engine(both[1], device, engine)
+    with pytest.raises(ModelError, match=r"is int8, got model\.precision=float32; leave it at auto"):
+        open_engine(both[1], CPU, precision="float32")
     with pytest.raises(ModelError, match="is int8, which only scores slides; give the float32 one"):
         build_model(both[1])
     assert open_engine(both[1], CPU).name == "onnx"

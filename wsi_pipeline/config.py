@@ -79,6 +79,11 @@ class ModelKnobs(Section):
     engine: Literal["auto", "torch", "onnx"] = knob(
         "auto", "what computes: ONNX Runtime on a CPU and torch on a GPU, or the one named; the same scores"
     )
+    precision: Literal["auto", "float32", "bfloat16"] = knob(
+        "auto",
+        "what it computes in: float32 on a CPU, half precision on a GPU, or the one named; bfloat16 needs a CPU or GPU "
+        "with instructions for it, and moves single probabilities by up to 0.01",
+    )
     adaptive: bool = knob(
         False,
         "where tiles overlap, score a lattice without overlap, then only where the outcome is open, and fill in the "

@@ -32,6 +32,8 @@ def scoring_key(config: Config, tiles: str, checkpoint_id: str) -> str:
         known["dense"] = config.tiles.min_tissue
     if config.model.decode != "cpu":
         known["decode"] = config.model.decode
+    if config.model.precision != "auto":
+        known["precision"] = config.model.precision
     return _key("scores", known)
 
 
@@ -45,6 +47,8 @@ def config_hash(config: Config) -> str:
     machine = {"batch", "device", "engine", "compiled"}
     if config.model.decode == "cpu":  # as before it could be another
         machine.add("decode")
+    if config.model.precision == "auto":
+        machine.add("precision")
     return digest(config.model_dump(exclude={"run": True, "slurm": True, "outputs": True, "model": machine}))
 
 

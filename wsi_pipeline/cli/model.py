@@ -26,10 +26,12 @@ def load(config: Config) -> tuple[Classifier | RemoteClassifier, dict[str, Any]]
         dense=knobs.dense,
         min_tissue=config.tiles.min_tissue,
         decode=knobs.decode,
+        precision=knobs.precision,
     )
     here = config.run.scheduler in ("local", "threads")
     classifier = recipe.open() if here else RemoteClassifier(recipe)
-    click.echo(f"model {classifier.name} ({classifier.id}) on {classifier.device}, by {classifier.engine}", err=True)
+    by = f"{classifier.engine} in {classifier.precision}" if classifier.precision else classifier.engine
+    click.echo(f"model {classifier.name} ({classifier.id}) on {classifier.device}, by {by}", err=True)
     if classifier.note:
         click.echo(f"note: {classifier.note}", err=True)
     about = {
@@ -40,6 +42,7 @@ def load(config: Config) -> tuple[Classifier | RemoteClassifier, dict[str, Any]]
         "threshold": classifier.threshold,
         "device": classifier.device,
         "engine": classifier.engine,
+        "precision": classifier.precision,
     }
     return classifier, about
 

@@ -17,7 +17,7 @@ from wsi_pipeline.learn.checkpoint import load_checkpoint
 from wsi_pipeline.pipeline.heard import heard
 from wsi_pipeline.pipeline.score import Classifier
 from wsi_pipeline.scores.adaptive import Adaptive
-from wsi_pipeline.scores.engines import Decoding, EngineName
+from wsi_pipeline.scores.engines import Decoding, EngineName, Precision
 
 _opening = Lock()
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class Recipe:
     dense: bool = False
     min_tissue: float = 0.0
     decode: Decoding = "cpu"
+    precision: Precision = "auto"
 
     def open(self) -> Classifier:
         """The classifier, loaded."""
@@ -72,7 +73,7 @@ class RemoteClassifier:
         id, note, name, positive, threshold: of the checkpoint.
     """
 
-    device, engine = "the cluster", "its workers"
+    device, engine, precision = "the cluster", "its workers", ""
 
     def __init__(self, recipe: Recipe) -> None:
         checkpoint = load_checkpoint(recipe.where)

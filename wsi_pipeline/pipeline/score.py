@@ -6,7 +6,7 @@ from pathlib import Path
 from wsi_pipeline.errors import ModelError, StoreError
 from wsi_pipeline.learn.checkpoint import load_checkpoint
 from wsi_pipeline.scores.adaptive import Adaptive
-from wsi_pipeline.scores.engines import Decoding, EngineName, pick_device
+from wsi_pipeline.scores.engines import Decoding, EngineName, Precision, pick_device
 from wsi_pipeline.scores.infer import BATCH, Scorer, kind_of, score_tiles
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
 from wsi_pipeline.scores.unfinished import drop_logits
@@ -18,13 +18,13 @@ class Classifier:
 
     Attributes:
         id, note, name: of the checkpoint; the note is for the user.
-        device, engine: where and by what it is run.
+        device, engine, precision: where, by what and in what it is run.
     """
 
     def __init__(
         self, where: str, *, device: str, batch: int | None, resample: bool,
         engine: EngineName = "auto", compiled: bool = False, adaptive: Adaptive | None = None,
-        dense: bool = False, min_tissue: float = 0.0, decode: Decoding = "cpu",
+        dense: bool = False, min_tissue: float = 0.0, decode: Decoding = "cpu", precision: Precision = "auto",
     ) -> None:  # fmt: skip
         checkpoint = load_checkpoint(where)
         self.id = checkpoint.id
@@ -36,8 +36,10 @@ class Classifier:
         if decode == "gpu" and self.device == "cpu":
             raise ModelError("model.decode=gpu: the device is cpu; set model.decode=cpu, or score on a GPU")
         jpegs = decode == "gpu"
-        self._scorer = Scorer(checkpoint, self.device, engine, compiled=compiled, cells=dense, jpegs=jpegs)
-        self.engine = self._scorer.engine.name
+        self._scorer = Scorer(
+            checkpoint, self.device, engine, precision=precision, compiled=compiled, cells=dense, jpegs=jpegs
+        )
+        self.engine, self.precision = self._scorer.engine.name, self._scorer.engine.precision
         self._batch = batch or BATCH[kind_of(self.device)]
         self._resample = resample
         self._adaptive = adaptive

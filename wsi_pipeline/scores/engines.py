@@ -20,6 +20,7 @@ from wsi_pipeline.scores.ahead import Decoder, Pixels
 from wsi_pipeline.scores.onnx_engine import OnnxEngine
 
 EngineName = Literal["auto", "torch", "onnx"]
+Precision = Literal["auto", "float32", "bfloat16"]
 Decoding = Literal["cpu", "gpu"]  # where the JPEGs of a store become pixels
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/kfd", "/dev/dxg")  # NVIDIA, Jetson, AMD, GPUs under WSL
 
@@ -84,13 +85,15 @@ def open_engine(
     device: str,
     name: EngineName = "auto",
     *,
+    precision: Precision = "auto",
     compiled: bool = False,
     cells: bool = False,
 ) -> Engine:
-    """The engine of that name; auto is onnx on a CPU and torch on a GPU. `compiled` goes to torch alone.
+    """The engine of that name; auto is onnx on a CPU and torch on a GPU, or for bfloat16. `compiled` is of torch alone.
 
-    Their logits differ by rounding (1e-6), but for torch on a GPU, which computes in half precision.
-    Raises ModelError when onnx is asked for on a GPU, and an int8 checkpoint for anything but onnx.
+    `precision` auto is float32 on a CPU and half precision on a GPU. In float32 their logits differ by rounding (1e-6).
+    Raises ModelError when onnx is asked for on a GPU or in bfloat16, bfloat16 where the processor has none of it,
+    and an int8 checkpoint for anything but onnx.
     """
     if not isinstance(device, str):
         raise TypeError(f"device is {device!r}: give its name, as pick_device does")
@@ -101,10 +104,17 @@ def open_engine(
             f"model {checkpoint.id} is int8, which ONNX Runtime computes on a CPU; got engine {name} on {device}: "
             f"use --device cpu with model.engine=auto, or the float32 model that it was made from"
         )
-    if name == "onnx" or (name == "auto" and device == "cpu"):
+    if checkpoint.ranges is not None and precision != "auto":
+        raise ModelError(
+            f"model {checkpoint.id} is int8, got model.precision={precision}; leave it at auto, or use the float32 one"
+        )
+    if name == "onnx" and precision == "bfloat16":
+        raise ModelError("engine onnx computes in float32, got model.precision=bfloat16; use model.engine=auto")
+    if name == "onnx" or (name == "auto" and device == "cpu" and precision != "bfloat16"):
         return OnnxEngine(checkpoint, cells=cells)
     torch = _torch()
-    engine: Engine = torch.TorchEngine(checkpoint, device, half=torch.half_of(device), compiled=compiled, cells=cells)
+    half = torch.half_of(device, precision)
+    engine: Engine = torch.TorchEngine(checkpoint, device, half=half, compiled=compiled, cells=cells)
     return engine
 
 

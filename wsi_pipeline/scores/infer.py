@@ -16,7 +16,7 @@ from wsi_pipeline.learn.probabilities import probabilities
 from wsi_pipeline.scores.adaptive import Adaptive, lattice_step, score_where_open
 from wsi_pipeline.scores.ahead import Pixels, read_ahead, reading
 from wsi_pipeline.scores.dense import CELL_PX, lay_windows, window_logits
-from wsi_pipeline.scores.engines import EngineName, open_decoder, open_engine
+from wsi_pipeline.scores.engines import EngineName, Precision, open_decoder, open_engine
 from wsi_pipeline.scores.store import Scores, p_cancer
 from wsi_pipeline.scores.unfinished import Unfinished, keep_logits
 from wsi_pipeline.tiles.grid import TileGrid
@@ -76,6 +76,7 @@ class Scorer:
         device: str,
         engine: EngineName = "auto",
         *,
+        precision: Precision = "auto",
         compiled: bool = False,
         cells: bool = False,
         jpegs: bool = False,
@@ -88,7 +89,9 @@ class Scorer:
         self.device = device
         self.cells = cells
         self.decoder = open_decoder(device, engine) if jpegs else None
-        self.engine = open_engine(checkpoint, device, "torch" if jpegs else engine, compiled=compiled, cells=cells)
+        self.engine = open_engine(
+            checkpoint, device, "torch" if jpegs else engine, precision=precision, compiled=compiled, cells=cells
+        )
         self._lanes = ThreadPoolExecutor(self.engine.lanes, "score-tiles", self.engine.enter_lane)
 
     def submit(self, tiles: Pixels, px: int) -> list["Future[Part]"]:

@@ -2,7 +2,9 @@
 
 import logging
 import threading
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from wsi_pipeline.scores.cores import cores
 _TORCH_PIECE = 4  # most tiles in one pass of torch on a CPU: more would fault fresh memory in page by page
 _GPU_LANES = 2  # one batch computes while the next is uploaded
 _LEAST, _STEP = 16, 64  # tiles in the batches that a compiled network knows: so that there are only a few of them
+_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # a processor's instructions, as torch names them
 _FULL = ("unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")  # of memory, as it were
 
 log = logging.getLogger(__name__)
@@ -28,12 +31,27 @@ def gpus() -> list[str]:
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
 
 
-def half_of(device: str) -> torch.dtype | None:
-    """The type that a device computes in: bfloat16 or float16 on a GPU, float32 (None) on a CPU."""
-    if device == "cpu":
+def half_of(device: str, precision: str = "auto") -> torch.dtype | None:
+    """The type that a device computes in, None for float32: by itself bfloat16 or float16 on a GPU, float32 on a CPU.
+
+    Raises ModelError where it is to be bfloat16, and the device has no instructions for that: it would be slower.
+    """
+    if precision == "float32" or (precision == "auto" and device == "cpu"):
         return None
+    native = _has_bfloat16(device)
+    if precision == "bfloat16" and not native:
+        raise ModelError(f"model.precision=bfloat16: {device} here has no instructions for it; use auto, or float32")
+    return torch.bfloat16 if native else torch.float16
+
+
+def _has_bfloat16(device: str) -> bool:
+    if device == "cpu":
+        known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        if known:
+            return any(known.get(name, False) for name in _BFLOAT16)
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # torch before 2.10: where it is emulated, too
     with torch.cuda.device(device):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class TorchEngine:
