@@ -49,7 +49,8 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
             one_core("SVS, 240 px tiles, not aligned", svs, MOVED, tiles, turns, target=4.0),
             finer("40x read at 20x, no level between, reduced in JPEG", fine, tiles // 4, turns, target=8.0),
             finer("40x read at 20x, no level between, Lanczos", fine, tiles // 4, turns, target=None),
-            *two_cores("TIFF, two processes against one", tiff, turns),
+            *two_cores("TIFF, aligned, two processes against one", tiff, ALIGNED, turns),
+            *two_cores("TIFF, not aligned, two processes against one", tiff, MOVED, turns),
         ]
     finish(benchmark, asked.json)
     return benchmark
@@ -93,15 +94,18 @@ def finer(name: str, path: Path, tiles: int, turns: int, *, target: float | None
     return Result(name, "tile", FAST, OPENSLIDE, rates, target, notes)
 
 
-def two_cores(name: str, path: Path, turns: int) -> list[Result]:
+def two_cores(name: str, path: Path, origin: tuple[int, int], turns: int) -> list[Result]:
     """The same work by one process of a pool, and by both; and what two processes give that only decode its JPEGs.
 
-    The whole slide, its rows halved: each half decodes the slide's own tiles at the border once more.
+    An even number of rows, the most there are, halved: not aligned, each half decodes the slide's own tiles at the
+    border once more.
     """
     slide = open_slide(path)
-    places = walk(slide, MOVED, TILE, 10**6)
-    middle = places[len(places) // 2][1]
-    halves = [place for place in places if place[1] < middle], [place for place in places if place[1] >= middle]
+    places = walk(slide, origin, TILE, 10**6)
+    rows = sorted({y for _, y in places})
+    half = len(rows) // 2
+    halves = [[place for place in places if place[1] in part] for part in (rows[:half], rows[half : 2 * half])]
+    places = [*halves[0], *halves[1]]
     jpegs = touched(places)
     parts = [slice(0, len(jpegs) // 2), slice(len(jpegs) // 2, None)]
     with ProcessPoolExecutor(2, initializer=load_jpegs, initargs=(slide, jpegs)) as pool:
