@@ -2,8 +2,8 @@
 
 `python -m benchmarks.end_to_end [--quick] [--side PX] [--rounds N] [--peers FOLDER] [--json FOLDER]`
 
-All use the same DenseNet-121 weights (one row of ours in int8), tiles of 256 px and cores. Ours finds tissue, keeps
-the tiles, draws the maps; the plain way is told where the tiles are. `--peers` names the environments of other tools
+All use the same DenseNet-121 weights (ours in int8, too), tiles of 256 px and cores. Ours finds tissue, keeps the
+tiles, draws the maps; the plain way is told where the tiles are. `--peers` names the environments of other tools
 (benchmarks/others.py), which find tissue in their own way: what is compared are tiles a second, of the whole process
 and of its work alone, and the peak memory of all processes. What our scoring does alone, of tiles in memory, is told
 too: no whole process passes that.
@@ -39,7 +39,8 @@ from wsi_pipeline.tiles.store import TileStore, open_store
 
 PX = 256
 OWN, PLAIN = "wsi_pipeline run", "plain, batch 32"
-INT8, ALONE = f"{OWN}, int8", "our scoring alone"
+INT8, LEAN, ALONE = f"{OWN}, int8", f"{OWN}, int8, in threads", "our scoring alone"
+OURS = {OWN: "run", INT8: "run8", LEAN: "run8t"}  # and the run folder of each
 
 Commands = Mapping[str, Sequence[str]]
 
@@ -70,11 +71,13 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
         folder = Path(name)
         draw_slide(folder / "a.tif", size_px=(side, side), mpp=MPP, seed=1)
         model = save_random(folder / "model", asked.arch, PX)
-        commands = {OWN: own_command(folder, model)}
+        commands = {OWN: own_command(folder, model, OURS[OWN])}
         watch(commands[OWN], folder / "log.txt")  # uncounted; tells the plain way where the tiles are
         store = open_store(folder / "run" / "tiles" / "a.zarr")
         np.save(folder / "tiles.npy", store.grid.xy_l0)
-        commands[INT8] = own_command(folder, save_int8(model, store, folder / "int8"), run="run8")
+        integers = save_int8(model, store, folder / "int8")
+        commands[INT8] = own_command(folder, integers, OURS[INT8])
+        commands[LEAN] = [*own_command(folder, integers, OURS[LEAN]), "--scheduler", "threads"]
         commands[PLAIN] = plain_command(folder, model)
         if asked.peers is not None:
             commands |= peer_commands(asked.peers, folder / "a.tif", save_for_torch(folder / "weights.pt"))
@@ -103,7 +106,7 @@ def save_int8(model: Path, store: TileStore, folder: Path) -> Path:
     return folder
 
 
-def own_command(folder: Path, model: Path, run: str = "run") -> list[str]:
+def own_command(folder: Path, model: Path, run: str) -> list[str]:
     given = [str(folder / "a.tif"), "--out", str(folder / run), "--overwrite", "--model", str(model)]
     return [sys.executable, "-m", "wsi_pipeline", "run", *given, "--device", "cpu"]
 
@@ -144,35 +147,39 @@ def what_it_told(way: str, folder: Path) -> Told | None:
         return told(folder / "log.txt")
     if way == PLAIN:
         return None
-    with (folder / ("run8" if way == INT8 else "run") / "slides.csv").open(encoding="utf-8") as file:
+    with (folder / OURS[way] / "slides.csv").open(encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     return Told(int(row["tiles"]), float(row["seconds"]), float(row["seconds"]))
 
 
 def results(scored: Mapping[str, Sequence[Scored]], alone: Sequence[float], tiles: int) -> list[Result]:
-    """Against each other way: tiles a second of the whole process, of the work where it is told, and the memory."""
+    """Ours in float32 and int8 against each other way: tiles a second of the whole process, of the work where it is
+    told, and the memory, of processes and of threads."""
     whole = {way: [one.tiles(tiles) / one.ran.seconds for one in found] for way, found in scored.items()}
     whole[ALONE] = list(alone)
     work = {way: [one.told.tiles / one.told.work_s for one in found if one.told] for way, found in scored.items()}
     small = {way: [1 / one.ran.peak_gib for one in found] for way, found in scored.items()}
     made = [
-        Result("int8 against float32: whole process", "tile", INT8, OWN, pair(whole, INT8)),
-        Result("against our scoring alone: whole process", "tile", OWN, ALONE, pair(whole, ALONE)),
+        Result("int8 against float32: whole process", "tile", INT8, OWN, pair(whole, INT8, OWN)),
+        Result("against our scoring alone: whole process", "tile", OWN, ALONE, pair(whole, OWN, ALONE)),
+        Result("threads against processes: whole process", "tile", LEAN, INT8, pair(whole, LEAN, INT8)),
     ]
-    for way in (other for other in scored if other not in (OWN, INT8)):
+    for way in (other for other in scored if other not in OURS):
         target = SETTINGS[way].target if way in SETTINGS else 4.0
         most = statistics.median(own / other for own, other in zip(alone, whole[way], strict=True))
         bound = f"our scoring alone would be {most:.2g}x"
-        made.append(Result(f"{way}: whole process", "tile", OWN, way, pair(whole, way), target, bound))
+        made.append(Result(f"{way}: whole process", "tile", OWN, way, pair(whole, OWN, way), target, bound))
+        made.append(Result(f"{way}: whole process, ours in int8", "tile", INT8, way, pair(whole, INT8, way), target))
         if work[way]:
-            made.append(Result(f"{way}: the work", "tile", OWN, way, pair(work, way), target))
-        note = f"peak memory of all processes {peak(scored[OWN])} GiB against {peak(scored[way])} GiB"
-        made.append(Result(f"{way}: slides to a GiB", "slide", OWN, way, pair(small, way), 3.0, note))
+            made.append(Result(f"{way}: the work", "tile", OWN, way, pair(work, OWN, way), target))
+        for own, how in ((OWN, ""), (LEAN, ", ours in threads")):
+            note = f"peak memory of all processes {peak(scored[own])} GiB against {peak(scored[way])} GiB"
+            made.append(Result(f"{way}: slides to a GiB{how}", "slide", own, way, pair(small, own, way), 3.0, note))
     return made
 
 
-def pair(rates: Mapping[str, Sequence[float]], other: str) -> dict[str, Sequence[float]]:
-    return {way: rates[way] for way in (OWN, other)}
+def pair(rates: Mapping[str, Sequence[float]], own: str, other: str) -> dict[str, Sequence[float]]:
+    return {way: rates[way] for way in (own, other)}
 
 
 def peak(found: Sequence[Scored]) -> float:
