@@ -111,14 +111,16 @@ def test_damage_that_shows_when_tiles_are_scored_fails_a_slide_as_any_other_does
     assert (row.status, classifier.scored) == ("ok", ["a", "a"])
 
 
-def test_a_window_without_a_probability_stands_for_the_tile_under_its_corner(tmp_path):
+def test_the_scores_tell_which_tiles_they_missed_of_a_dense_map_too(tmp_path):
     slide, _ = a_slide(tmp_path)
     grid, windows = a_grid(slide, tile=64), a_grid(slide, tile=64, stride_px=32)
     options = {"pixels": False, "shard_tiles": 16, "key": "k", "settings": {}}
     store = mark_complete(create_store(tmp_path / "a.zarr", grid, all_tissue(slide), **options))
-    hit = (windows.rowcol == (2, 4)).all(axis=1)
-    probs = np.where(hit, np.nan, 0.5).astype(np.float32)[:, None]
-    scores = Scores(windows.rowcol, ("tumour",), ("tumour",), False, probs, "dark", 0.3, 0.5, windows=windows)
+    probs = np.full((len(windows), 1), 0.5, np.float32)
+    about = {"windows": windows, "tried": len(grid), "missed": (7,)}
+    scores = Scores(windows.rowcol, ("tumour",), ("tumour",), False, probs, "dark", 0.3, 0.5, **about)
     write_scores(store.path, scores, key="k")
-    assert missed_tiles(store, "dark", "k").tolist() == [7]  # row 1, column 2 of five
+    assert missed_tiles(store, "dark", "k").tolist() == [7]
+    write_scores(store.path, replace(scores, missed=None), key="k")  # as older versions wrote them
+    assert len(missed_tiles(store, "dark", "k")) == 0
     assert len(missed_tiles(store, "dark", "of other settings")) == len(missed_tiles(store, "", "")) == 0

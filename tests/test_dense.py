@@ -47,6 +47,16 @@ def a_grid(tmp_path: Path, **options: int) -> TileGrid:
     return lay_grid(slide, all_tissue(slide), mpp=slide.mpp_l0, min_tissue=0.5, **known)
 
 
+def test_windows_end_where_the_tiles_do_when_the_slide_goes_on(tmp_path: Path) -> None:
+    slide, _ = a_slide(tmp_path)  # 320 x 256 px: one tile of 192 px, and windows beyond it
+    how = {"mpp": slide.mpp_l0, "min_tissue": 0.5, "edge": "inside"}
+    grid = lay_grid(slide, all_tissue(slide), tile_px=192, stride_px=192, **how)
+    windows = lay_windows(grid, all_tissue(slide), TILE, 0.5)
+    assert len(grid) == 1 and windows.rowcol.min() == 0 and windows.rowcol.max() == 5  # the last touches the tile
+    found = window_logits(grid, np.ones((1, 1, 6, 6), np.float32), windows)
+    np.testing.assert_array_equal(found, 1)
+
+
 @pytest.mark.parametrize("name", ["onnx", "torch"])
 def test_the_mean_of_the_cells_is_the_tiles_own_logit(name, checkpoint: Checkpoint) -> None:
     tiles = some_tiles(3, 96)

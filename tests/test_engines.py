@@ -137,6 +137,7 @@ def test_compiled_for_one_size_smaller_batches_are_filled_up(monkeypatch: pytest
     engine, tiles, seen = TorchEngine(a_checkpoint(), CPU), some_tiles(4, 64), []
     whole, model = engine.forward(tiles, 64), engine.model
     monkeypatch.setattr(engine, "_full", 0)
+    monkeypatch.setattr(engine, "_least", 16)  # as on a GPU
     monkeypatch.setattr(engine, "model", lambda planes: seen.append(len(planes)) or model(planes))
     found = np.concatenate([engine.forward(tiles[:3], 64), engine.forward(tiles[3:], 64)])
     assert seen == [16, 16]
@@ -144,6 +145,29 @@ def test_compiled_for_one_size_smaller_batches_are_filled_up(monkeypatch: pytest
     engine.forward(some_tiles(17, 64), 64)
     engine.forward(tiles, 64)
     assert seen[2:] == [64, 64]  # few sizes: after eight torch compiles no more
+
+
+def test_compiled_on_a_cpu_no_more_tiles_are_computed_than_a_call_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, seen = TorchEngine(a_checkpoint(), CPU), []
+    model = engine.model
+    monkeypatch.setattr(engine, "_full", 0)
+    monkeypatch.setattr(engine, "model", lambda planes: seen.append(len(planes)) or model(planes))
+    piece = engine.piece(64, 100)
+    engine.forward(some_tiles(piece, 64), 64)
+    assert seen == [piece]
+
+
+def test_float32_on_a_gpu_is_not_tf32() -> None:
+    places = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = True
+        torch_engine._compute_in_float32()
+        assert not any(place.allow_tf32 for place in places)
+    finally:
+        for place, allowed in zip(places, before, strict=True):
+            place.allow_tf32 = allowed
 
 
 def test_compiled_and_out_of_memory_it_goes_on_with_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:

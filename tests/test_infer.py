@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsi_pipeline.errors import ConfigError, ModelError, SlideError
+from wsi_pipeline.errors import ConfigError, ModelError, SlideError, StalledError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.models import build_densenet, build_model
@@ -114,6 +114,16 @@ def test_reading_stays_a_few_batches_ahead() -> None:
     next(batches)
     assert len(store.reads) <= 1 + AHEAD
     batches.close()
+
+
+def test_a_read_that_gives_no_answer_ends_the_scoring_of_its_slide(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, go_on = a_store(8), threading.Event()
+    monkeypatch.setattr(type(store), "read", lambda self, *rows: go_on.wait())
+    try:
+        with pytest.raises(StalledError, match=r"no answer for 0\.2 s from read_tiles: .* or raise run\.stall_s"):
+            score_tiles(store, Scorer(a_checkpoint(), CPU), batch=4, stall_s=0.2)
+    finally:
+        go_on.set()
 
 
 def test_unreadable_tiles_are_nan_in_every_column() -> None:

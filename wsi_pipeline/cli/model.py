@@ -13,7 +13,10 @@ from wsi_pipeline.scores.adaptive import Adaptive
 
 
 def load(config: Config) -> tuple[Classifier | RemoteClassifier, dict[str, Any]]:
-    """The classifier, and its entry for run.json; its note goes to stderr before any work."""
+    """The classifier, and its entry for run.json; its note goes to stderr before any work.
+
+    Raises ModelError where it is none for tiles of the scale and size that are asked for: before any is cut.
+    """
     knobs = config.model
     recipe = Recipe(
         _path_anywhere(knobs.checkpoint),
@@ -27,9 +30,11 @@ def load(config: Config) -> tuple[Classifier | RemoteClassifier, dict[str, Any]]
         min_tissue=config.tiles.min_tissue,
         decode=knobs.decode,
         precision=knobs.precision,
+        stall_s=config.run.stall_s,
     )
     here = config.run.scheduler in ("local", "threads")
     classifier = recipe.open() if here else RemoteClassifier(recipe)
+    classifier.check_tiles(config.tiles.tile_px, config.tiles.mpp)
     by = f"{classifier.engine} in {classifier.precision}" if classifier.precision else classifier.engine
     click.echo(f"model {classifier.name} ({classifier.id}) on {classifier.device}, by {by}", err=True)
     if classifier.note:

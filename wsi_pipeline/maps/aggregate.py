@@ -48,7 +48,7 @@ def summarise(
         lesions=len(lesions),
         longest_um=nan if longest is None else longest,
         tiles=len(scores.probs),
-        unreadable_tiles=int(np.isnan(scores.probs).any(axis=1).sum()),
+        unreadable_tiles=scores.unreadable,
         mpp_x=slide.mpp_l0.x,
         mpp_y=slide.mpp_l0.y,
         mpp_source=slide.mpp_l0.source,

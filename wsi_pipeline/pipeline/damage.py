@@ -18,10 +18,7 @@ from wsi_pipeline.tiles.tiler import any_readable
 
 
 def missed_tiles(store: TileStore, model: str, key: str) -> np.ndarray:
-    """The tiles that the scores of a model and key have no probability of; none where there are no such scores.
-
-    Of a dense map those under the top left of windows: a window without a probability lies on no tile that was read.
-    """
+    """The tiles that could not be read for the scores of a model and key; none where there are no such scores."""
     none = np.empty(0, np.intp)
     if store.status != "complete" or not model:
         return none
@@ -29,11 +26,10 @@ def missed_tiles(store: TileStore, model: str, key: str) -> np.ndarray:
         scores = read_scores(store.path, model, key=key)
     except StoreError:
         return none
-    missed = np.isnan(scores.probs).any(axis=1)
-    if scores.windows is None:
-        return np.flatnonzero(missed)
-    cells = scores.windows.rowcol[missed] * scores.windows.stride_px // store.grid.stride_px
-    return np.flatnonzero(np.isin(_numbers(store.grid.rowcol, store), _numbers(cells, store)))
+    if scores.missed is not None:
+        return np.asarray(scores.missed, np.intp)
+    missed = np.isnan(scores.probs).any(axis=1)  # older scores do not tell
+    return np.flatnonzero(missed) if scores.windows is None else none
 
 
 def flag_unreadable(store: TileStore, tiles: np.ndarray) -> None:
@@ -61,8 +57,3 @@ def take_back_scores(store: TileStore, model: str) -> None:
         scores = zarr.open_array(store.place.zarr, path=f"{GROUP}/{model}", mode="r+", zarr_format=3)
         told: Any = scores.attrs[ATTRIBUTES]
         scores.attrs[ATTRIBUTES] = {**told, "complete": False}
-
-
-def _numbers(rowcol: np.ndarray, store: TileStore) -> np.ndarray:
-    """(n,) one number for each cell [row, col] of the store's raster."""
-    return np.asarray(rowcol[:, 0].astype(np.int64) * store.grid.cols + rowcol[:, 1])

@@ -12,12 +12,14 @@ from pathlib import Path
 from threading import Lock
 
 from wsi_pipeline.errors import ClusterError, ModelError
+from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.gpus import Gpus, still_wanted
 from wsi_pipeline.learn.checkpoint import load_checkpoint
 from wsi_pipeline.pipeline.heard import heard
 from wsi_pipeline.pipeline.score import Classifier
 from wsi_pipeline.scores.adaptive import Adaptive
 from wsi_pipeline.scores.engines import Decoding, EngineName, Precision
+from wsi_pipeline.scores.infer import input_px
 
 _opening = Lock()
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class Recipe:
     min_tissue: float = 0.0
     decode: Decoding = "cpu"
     precision: Precision = "auto"
+    stall_s: float | None = None
 
     def open(self) -> Classifier:
         """The classifier, loaded."""
@@ -50,12 +53,12 @@ class Scored:
 
     Attributes:
         rows: rows of the scores.
-        unreadable: see `Scores`.
         fresh: tiles that went through the model now.
         notes: what was warned of meanwhile, such as a GPU whose memory was full.
     """
 
     rows: int
+    tiles: int
     unreadable: int
     fresh: int
     tiles_per_s: float
@@ -83,6 +86,11 @@ class RemoteClassifier:
         self.positive = checkpoint.positive
         self.threshold = checkpoint.threshold
         self._recipe = recipe
+
+    def check_tiles(self, tile_px: int, mpp: float) -> None:
+        """As `Classifier.check_tiles`."""
+        resample = self._recipe.resample or self._recipe.dense
+        input_px(load_checkpoint(self._recipe.where), tile_px, Mpp(mpp, mpp), resample=resample)
 
     def place(self, gpus: Gpus | None) -> "Classifier | LaneClassifier":
         """What scores: the workers with a GPU, where there are any, else this process.
@@ -145,6 +153,7 @@ def score_store(recipe: Recipe, checkpoint_id: str, store_path: str, key: str) -
         scores = _ready(recipe, checkpoint_id).score(store_path, key, count)
     return Scored(
         rows=len(scores.probs),
+        tiles=scores.tiles,
         unreadable=scores.unreadable,
         fresh=fresh,
         tiles_per_s=scores.tiles_per_s,
@@ -158,15 +167,15 @@ def score_store(recipe: Recipe, checkpoint_id: str, store_path: str, key: str) -
 
 def _ready(recipe: Recipe, checkpoint_id: str) -> Classifier:
     with _opening:  # one thread loads, the others wait
-        classifier = _opened(recipe, checkpoint_id)
+        return _opened(recipe, checkpoint_id)
+
+
+@lru_cache(maxsize=1)
+def _opened(recipe: Recipe, checkpoint_id: str) -> Classifier:
+    """One for each process: the last that was asked for, by its path and what it must be; another is not kept."""
+    classifier = recipe.open()
     if classifier.id != checkpoint_id:
         raise ModelError(
             f"{recipe.where}: is model {classifier.id} on a worker and {checkpoint_id} here; give all the same file"
         )
     return classifier
-
-
-@lru_cache(maxsize=1)
-def _opened(recipe: Recipe, checkpoint_id: str) -> Classifier:
-    """One for each process: the last that was asked for, by its path and what it must be."""
-    return recipe.open()

@@ -65,7 +65,7 @@ def map_slide(store_path: str, maps: str, model: str, key: str, settings: Mappin
 def _status(mapped: _Mapped) -> str:
     if not mapped.store.n_tiles:
         return "no_tissue"
-    return "ok" if bool((mapped.scores.probs == mapped.scores.probs).all()) else "partial"
+    return "partial" if mapped.scores.unreadable else "ok"
 
 
 def _path(stem: Path, ending: str) -> Path:

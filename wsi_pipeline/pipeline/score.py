@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wsi_pipeline.errors import ModelError, StoreError
+from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.learn.checkpoint import load_checkpoint
 from wsi_pipeline.scores.adaptive import Adaptive
 from wsi_pipeline.scores.engines import Decoding, EngineName, Precision, pick_device
-from wsi_pipeline.scores.infer import BATCH, Scorer, kind_of, score_tiles
+from wsi_pipeline.scores.infer import BATCH, Scorer, input_px, kind_of, score_tiles
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
 from wsi_pipeline.scores.unfinished import drop_logits
 from wsi_pipeline.tiles.store import open_store
@@ -25,6 +26,7 @@ class Classifier:
         self, where: str, *, device: str, batch: int | None, resample: bool,
         engine: EngineName = "auto", compiled: bool = False, adaptive: Adaptive | None = None,
         dense: bool = False, min_tissue: float = 0.0, decode: Decoding = "cpu", precision: Precision = "auto",
+        stall_s: float | None = None,
     ) -> None:  # fmt: skip
         checkpoint = load_checkpoint(where)
         self.id = checkpoint.id
@@ -44,6 +46,7 @@ class Classifier:
         self._resample = resample
         self._adaptive = adaptive
         self._min_tissue = min_tissue
+        self._stall_s = stall_s
 
     def score(self, store_path: str, key: str, progress: Callable[[int], None] | None = None) -> Scores:
         """Score every tile of a complete store, or read the scores of the same `key` that are there already.
@@ -56,6 +59,11 @@ class Classifier:
             scores = self._scored(store_path, key, progress)
         drop_logits(store_path)
         return scores
+
+    def check_tiles(self, tile_px: int, mpp: float) -> None:
+        """Raise ModelError where it is none for tiles of `tile_px` px at `mpp` um/px, see `check_fit`."""
+        resample = self._resample or self._scorer.cells
+        input_px(self._scorer.checkpoint, tile_px, Mpp(mpp, mpp), resample=resample)
 
     def rest(self) -> None:
         """Give back memory that can be had again; maps are drawn with it."""
@@ -71,6 +79,7 @@ class Classifier:
             adaptive=self._adaptive,
             min_tissue=self._min_tissue,
             key=key,
+            stall_s=self._stall_s,
             progress=progress,
         )
         write_scores(store_path, scores, key=key)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from wsi_pipeline.stall import answer_within
 from wsi_pipeline.tiles.store import TileStore
 
 AHEAD = 2  # batches in the queue for each reader
@@ -26,29 +27,40 @@ class Decoder(Protocol):
 def reading(store: TileStore, decoder: Decoder | None = None) -> Read:
     """How rows of a store are read: their pixels, or, with a decoder, the JPEGs that it decodes."""
 
-    def pixels(rows: np.ndarray) -> tuple[Pixels, np.ndarray]:
+    def read_tiles(rows: np.ndarray) -> tuple[Pixels, np.ndarray]:
         parts = [store.read(*run) for run in _runs(rows)]
         if len(parts) == 1:
             return parts[0]
         return np.concatenate([tiles for tiles, _ in parts]), np.concatenate([readable for _, readable in parts])
 
-    def decoded(rows: np.ndarray, decoder: Decoder) -> tuple[Pixels, np.ndarray]:
+    def read_jpegs(rows: np.ndarray) -> tuple[Pixels, np.ndarray]:
+        assert decoder is not None
         parts = [store.read_jpegs(*run) for run in _runs(rows)]
         tiles, intact = decoder.decode([jpeg for jpegs, _ in parts for jpeg in jpegs], store.grid.tile_px)
         return tiles, intact & np.concatenate([readable for _, readable in parts])
 
-    return pixels if decoder is None else lambda rows: decoded(rows, decoder)
+    return read_tiles if decoder is None else read_jpegs
 
 
-def read_ahead(read: Read, rows: np.ndarray, batch: int, *, readers: int) -> Iterator[tuple[int, Pixels, np.ndarray]]:
-    """(first of the rows, tiles, readable) of each batch in order, read by threads `AHEAD` batches ahead."""
+def read_ahead(
+    read: Read, rows: np.ndarray, batch: int, *, readers: int, stall_s: float | None = None
+) -> Iterator[tuple[int, Pixels, np.ndarray]]:
+    """(first of the rows, tiles, readable) of each batch in order, read by threads `AHEAD` batches ahead.
+
+    Raises StalledError when a batch took longer than `stall_s`.
+    """
+
+    def in_time(rows: np.ndarray) -> tuple[Pixels, np.ndarray]:
+        found: tuple[Pixels, np.ndarray] = read(rows) if stall_s is None else answer_within(stall_s, read, rows)
+        return found
+
     starts = iter(range(0, len(rows), batch))
     queue: deque[tuple[int, Future[Any]]] = deque()
     with ThreadPoolExecutor(readers, thread_name_prefix="read-tiles") as pool:
         try:
             while True:
                 while len(queue) < AHEAD * readers and (start := next(starts, None)) is not None:
-                    queue.append((start, pool.submit(read, rows[start : start + batch])))
+                    queue.append((start, pool.submit(in_time, rows[start : start + batch])))
                 if not queue:
                     return
                 start, coming = queue.popleft()

@@ -67,6 +67,10 @@ def window_logits(grid: TileGrid, cells: np.ndarray, windows: TileGrid) -> np.nd
 
 def _sums(planes: np.ndarray, top: np.ndarray, left: np.ndarray, side: int) -> np.ndarray:
     """(P, W) sums over squares of a side in (P, rows, cols), from the first row and column; nothing lies beyond."""
-    padded = np.pad(planes, ((0, 0), (1, side), (1, side))).cumsum(axis=1).cumsum(axis=2)
     bottom, right = top + side, left + side
+    below, beside = (  # beyond the raster: with tiles.edge=inside it ends up to a tile before the slide
+        max(0, int(ends.max(initial=0)) - length)
+        for ends, length in zip((bottom, right), planes.shape[1:], strict=True)
+    )
+    padded = np.pad(planes, ((0, 0), (1, below), (1, beside))).cumsum(axis=1).cumsum(axis=2)
     return padded[:, bottom, right] - padded[:, top, right] - padded[:, bottom, left] + padded[:, top, left]

@@ -10,6 +10,7 @@ from time import perf_counter
 import numpy as np
 
 from wsi_pipeline.errors import ConfigError, ModelError
+from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.learn.architectures import MIN_INPUT_PX
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.probabilities import probabilities
@@ -52,15 +53,20 @@ def check_fit(grid: TileGrid, checkpoint: Checkpoint, *, resample: bool = False)
     Raises ModelError with both numbers and the knob to set when they do not agree, and for a model that
     cannot score slides: no positive class, grey input, or no scale.
     """
+    return input_px(checkpoint, grid.tile_px, grid.mpp, resample=resample)
+
+
+def input_px(checkpoint: Checkpoint, tile_px: int, tile_mpp: Mpp, *, resample: bool = False) -> int:
+    """As `check_fit`, for tiles of `tile_px` px at `tile_mpp`, which need not be there yet."""
     mpp = _slide_mpp(checkpoint)
-    have = f"tiles are {grid.tile_px} px at {grid.mpp.x:.4g} x {grid.mpp.y:.4g} um/px"
+    have = f"tiles are {tile_px} px at {tile_mpp.x:.4g} x {tile_mpp.y:.4g} um/px"
     want = f"model {checkpoint.id} wants {checkpoint.input_px} px at {mpp:.4g} um/px"
     cut_anew = f"--set tiles.mpp={mpp:.4g} --set tiles.tile_px={checkpoint.input_px}"
-    fits = _fits(grid, mpp, grid.tile_px)
-    px = grid.tile_px if fits else round(grid.tile_px * grid.mpp.mean / mpp)
-    if not fits and (px >= grid.tile_px or not _fits(grid, mpp, px)):
+    fits = _fits(tile_px, tile_mpp, mpp, tile_px)
+    px = tile_px if fits else round(tile_px * tile_mpp.mean / mpp)
+    if not fits and (px >= tile_px or not _fits(tile_px, tile_mpp, mpp, px)):
         raise ModelError(f"{have}, {want}, and reducing cannot bring them together; use {cut_anew}")
-    if (px != grid.tile_px or px != checkpoint.input_px) and not resample:
+    if (px != tile_px or px != checkpoint.input_px) and not resample:
         raise ModelError(f"{have}, {want}; use {cut_anew}, or allow it with --set model.resample=true")
     if px < MIN_INPUT_PX:
         raise ModelError(f"{have}, {want}: {px} px at its scale are too few, {MIN_INPUT_PX} needed; use {cut_anew}")
@@ -124,6 +130,7 @@ def score_tiles(
     adaptive: Adaptive | None = None,
     min_tissue: float = 0.0,
     key: str = "",
+    stall_s: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Probabilities of every tile, row k for tile k; NaN in rows that the store could not read.
@@ -133,7 +140,8 @@ def score_tiles(
     windows with a tissue share of `min_tissue`, see scores/dense.py. Under `key` logits are kept in the store as
     they come, and those that an interrupted scoring left there are not computed again, see scores/unfinished.py.
     `progress` is told the number of tiles just done. Raises ModelError when tiles and model do not agree
-    (`check_fit`) or the output is not finite, StoreError when the disk is full or JPEGs are asked for and not there.
+    (`check_fit`) or the output is not finite, StoreError when the disk is full or JPEGs are asked for and not there,
+    StalledError when a batch could not be read within `stall_s` seconds.
     """
     if batch < 1:
         raise ConfigError(f"batch: got {batch}; give at least 1 tile")
@@ -142,7 +150,7 @@ def score_tiles(
     windows = _windows(store, checkpoint, px, min_tissue) if scorer.cells else None
     step = 1 if adaptive is None or scorer.cells else lattice_step(store.grid.tile_px, store.grid.stride_px)
     with _kept(store, scorer, px, key) as kept:
-        passes = _Passes(store, scorer, px, batch, kept, progress)
+        passes = _Passes(store, scorer, px, batch, kept, progress, stall_s)
         if step > 1 and adaptive is not None:
             probs = _where_open(passes, checkpoint, step, adaptive)
         else:
@@ -164,6 +172,8 @@ def score_tiles(
         filled=max(0, len(probs) - kept.resumed - kept.fresh),
         resumed=kept.resumed,
         step=step,
+        tried=kept.resumed + kept.fresh,
+        missed=kept.unreadable,
         windows=windows,
     )
     log.info("%.0f tiles/s, %.0f %% of it in the model", scores.tiles_per_s, 100 * scores.busy_share)
@@ -188,17 +198,19 @@ class _Passes:
         batch: int,
         kept: Unfinished,
         progress: Callable[[int], None] | None,
+        stall_s: float | None,
     ) -> None:
         self.store, self.scorer, self.px, self.batch, self.kept = store, scorer, px, batch, kept
         self.progress = progress or (lambda tiles: None)
         self.read = reading(store, scorer.decoder)
+        self.stall_s = stall_s
         self.readers = _READERS[kind_of(scorer.device)] if scorer.decoder is None else _DECODING_READERS
         self.lane_s = 0.0
 
     def logits(self, rows: np.ndarray) -> np.ndarray:
         """Of these tiles, (n, ...) float32 as the scorer's engine gives them; NaN where unreadable."""
         missing = rows[~self.kept.done(rows)]
-        batches = read_ahead(self.read, missing, self.batch, readers=self.readers)
+        batches = read_ahead(self.read, missing, self.batch, readers=self.readers, stall_s=self.stall_s)
         for start, readable, found, seconds in _score_ahead(self.scorer, batches, self.px):
             here = missing[start : start + len(found)]
             _refuse_broken(found, readable, here)
@@ -267,7 +279,7 @@ def _refuse_broken(logits: np.ndarray, readable: np.ndarray, rows: np.ndarray) -
     if broken.any():
         raise ModelError(
             f"output of {broken.sum()} tiles is not finite, the first is tile {rows[broken.argmax()]}; "
-            f"on a GPU use --device cpu, which computes in float32"
+            f"on a GPU use --set model.precision=float32, or --device cpu"
         )
 
 
@@ -284,7 +296,7 @@ def _slide_mpp(checkpoint: Checkpoint) -> float:
     raise ModelError(f"model {checkpoint.id} {lack}; use one made for slides, such as demo")
 
 
-def _fits(grid: TileGrid, mpp: float, px: int) -> bool:
+def _fits(tile_px: int, tile_mpp: Mpp, mpp: float, px: int) -> bool:
     """Whether the tile, given as `px` pixels a side, has `mpp` um/px within the tolerance, along x and y."""
-    factor = grid.tile_px / max(px, 1) / mpp
-    return all(abs(axis * factor - 1) <= MPP_TOLERANCE for axis in (grid.mpp.x, grid.mpp.y))
+    factor = tile_px / max(px, 1) / mpp
+    return all(abs(axis * factor - 1) <= MPP_TOLERANCE for axis in (tile_mpp.x, tile_mpp.y))

@@ -21,7 +21,7 @@ GROUP = "scores"
 ATTRIBUTES = "wsi_pipeline"
 _CHUNK_ROWS = 65_536  # 256 KiB a class: one file for nearly every slide
 _GRID, _WINDOWS = ("tile_px", "stride_px", "rows", "cols"), ("rowcol", "tissue")  # of a dense map's windows
-_LATER = {"filled": 0, "resumed": 0, "step": 1}  # not told by older stores
+_LATER = {"filled": 0, "resumed": 0, "step": 1, "tried": None, "missed": None}  # not told by older stores
 _TOLD = (
     *("class_names", "positive", "exclusive", "threshold", "model_mpp", "note", "seconds", "model_seconds"),
     *_LATER,
@@ -47,6 +47,8 @@ class Scores:
         filled: rows without a forward pass of their own: they have the values of their neighbours.
         resumed: rows scored before this scoring was interrupted; `seconds` are of the rest.
         step: cells between tiles of the first lattice, 1 where every tile was scored.
+        tried: tiles of the store that were to be read; None: as many as rows.
+        missed: of these, by their rows in the store, those that could not be read; None: rows without a probability.
         windows: of a dense map, the grid that the rows are of; None where they are the store's tiles.
     """
 
@@ -64,6 +66,8 @@ class Scores:
     filled: int = 0
     resumed: int = 0
     step: int = 1
+    tried: int | None = None
+    missed: tuple[int, ...] | None = None
     windows: TileGrid | None = None
 
     @property
@@ -72,9 +76,14 @@ class Scores:
         return len(self.probs)
 
     @property
+    def tiles(self) -> int:
+        """Tiles that were to be read: fewer than rows where not all were scored, or where rows are a dense map's."""
+        return self.rows if self.tried is None else self.tried
+
+    @property
     def unreadable(self) -> int:
-        """Rows without a probability."""
-        return int(np.isnan(self.probs).any(axis=1).sum())
+        """Of these, those that could not be read."""
+        return int(np.isnan(self.probs).any(axis=1).sum()) if self.missed is None else len(self.missed)
 
     def positive_prob(self) -> np.ndarray:
         """(N,) float32 P(cancer), see `p_cancer`."""
@@ -188,6 +197,7 @@ def _read(store_path: str | Path, checkpoint_id: str, key: str | None) -> Scores
         raise StoreError(f"{store_path}: scores of model {checkpoint_id} are not as they were written; score again")
     names, positive = tuple(told["class_names"]), tuple(told["positive"])
     fields = {name: (_LATER | told)[name] for name in _TOLD} | {"class_names": names, "positive": positive}
+    fields["missed"] = None if fields["missed"] is None else tuple(fields["missed"])
     return Scores(rowcol=rowcol, probs=probs, checkpoint_id=checkpoint_id, windows=windows, **fields)
 
 

@@ -54,6 +54,12 @@ def _has_bfloat16(device: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def _compute_in_float32() -> None:
+    """Switch off TF32, in which torch's convolutions on a GPU have 10 bits of 23 unless told otherwise."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 class TorchEngine:
     """Torch on a GPU, or on a CPU: channels last, norms folded, normalised on the device.
 
@@ -77,6 +83,8 @@ class TorchEngine:
         self.lanes = cores() if self.device.type == "cpu" else _GPU_LANES
         self.precision = "float32" if half is None else str(half).removeprefix("torch.")
         self.most = 1 << 30  # tiles in a pass; less once the memory was full
+        if half is None and self.device.type == "cuda":
+            _compute_in_float32()
         network = folded(build_model(checkpoint))
         network = network if half is None else in_half(network, half)
         network = PerCell(network) if cells else network
@@ -84,6 +92,7 @@ class TorchEngine:
         model = model.to(memory_format=torch.channels_last).to(self.device).eval()
         self.model = torch.compile(model, dynamic=False) if compiled else model
         self._full = 0 if compiled else None  # the largest batch it was compiled for: smaller ones are filled up
+        self._least = _TORCH_PIECE if self.device.type == "cpu" else _LEAST
         self._launching = threading.Lock()
         self._lane = threading.local()
 
@@ -146,7 +155,7 @@ class TorchEngine:
         """
         if self._full is None:
             return tiles
-        wanted = _LEAST if len(tiles) <= _LEAST else -(-len(tiles) // _STEP) * _STEP
+        wanted = self._least if len(tiles) <= self._least else -(-len(tiles) // _STEP) * _STEP
         self._full = full = max(self._full, wanted)
         size = max(len(tiles), min(full, self.most))  # `most` is what the memory holds
         return torch.cat([tiles, tiles.new_zeros((size - len(tiles), *tiles.shape[1:]))])

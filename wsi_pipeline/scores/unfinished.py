@@ -28,7 +28,7 @@ class Unfinished:
     """Logits of a slide's N tiles while they are being scored; made by `keep_logits`.
 
     Attributes:
-        resumed: tiles that were done before.
+        resumed: tiles that were done before; those that could not be read are tried again.
         fresh: tiles done now.
     """
 
@@ -37,6 +37,7 @@ class Unfinished:
         self._place, self._key, self._shape = place, key, shape
         self._array = _found(place, key, size) if key else None  # made with the first flush: most slides need none
         self._rows = rows = np.zeros(size, np.float32) if self._array is None else np.asarray(self._array[:])
+        rows[np.isnan(rows).any(axis=1)] = 0  # unreadable then: the file may have been replaced by a whole one
         self._waiting: list[np.ndarray] = []
         self._flushed = monotonic()
         self.resumed, self.fresh = int((rows[:, -1] == 1).sum()), 0
@@ -44,6 +45,11 @@ class Unfinished:
     def done(self, rows: np.ndarray) -> np.ndarray:
         """(n,) bool of these tiles."""
         return self._rows[rows, -1] == 1
+
+    @property
+    def unreadable(self) -> tuple[int, ...]:
+        """The tiles that are done and could not be read, ascending."""
+        return tuple(np.flatnonzero(np.isnan(self._rows[:, :-1]).any(axis=1)).tolist())
 
     def logits(self, rows: np.ndarray) -> np.ndarray:
         """(n, ...) float32 of tiles that are done, NaN where unreadable."""
