@@ -92,6 +92,64 @@ def test_the_stages_one_by_one_come_to_what_run_comes_to(tmp_path, call):
     assert json.loads((whole / "run.json").read_text())["statuses"] == {"ok": 1, "unreadable": 1}
 
 
+@pytest.fixture
+def begun(tmp_path: Path, call: Call) -> tuple[Path, Path]:
+    """A folder of one slide, and a run folder in which its tiles of 64 px are cut."""
+    slides, out = tmp_path / "slides", tmp_path / "run"
+    slides.mkdir()
+    draw_slide(slides / "a.tif", size_px=(600, 600))
+    assert call("tile", slides, "--out", out, "--scheduler", "threads", "--set", "tiles.tile_px=128")[0] == 0
+    return slides, out
+
+
+def knobs_of(run: Path) -> dict[str, dict[str, object]]:
+    return json.loads((run / "run.json").read_text())["config"]
+
+
+def test_a_resumed_run_goes_on_with_its_own_knobs_and_tells_which_are_others_now(tmp_path, begun, call):
+    slides, out = begun
+    resume = ["tile", slides, "--out", out, "--resume", "--scheduler", "threads"]
+    code, _, told = call(*resume)
+    assert code == 0 and "changed since" not in told and knobs_of(out)["tiles"]["tile_px"] == 128
+    (tmp_path / "a.yaml").write_text("tiles:\n  min_tissue: 0.2\n")
+    code, _, told = call(*resume, "--config", tmp_path / "a.yaml")
+    assert code == 0 and "changed since: tiles.min_tissue 0.05 -> 0.2; what hangs on it is done again" in told
+    assert knobs_of(out)["tiles"]["tile_px"] == 128
+    assert call("tile", slides, "--out", out, "--resume")[0] == 0
+    assert knobs_of(out)["run"]["scheduler"] == "local"  # a machine's knob, not the run's
+
+
+def test_a_file_of_knobs_goes_over_the_runs_own(tmp_path, begun, call):
+    (tmp_path / "a.yaml").write_text("model:\n  resample: true\nmaps:\n  threshold: 0.7\nrun:\n  scheduler: threads\n")
+    code, _, told = call("map", begun[1], "--config", tmp_path / "a.yaml")
+    assert code == 0 and "maps.threshold None -> 0.7" in told
+    assert (knobs_of(begun[1])["tiles"]["tile_px"], knobs_of(begun[1])["maps"]["threshold"]) == (128, 0.7)
+
+
+@pytest.mark.parametrize("command", ["run", "tile"])
+def test_resume_and_overwrite_do_not_go_together(command, begun, call):
+    code, _, told = call(command, begun[0], "--out", begun[1], "--resume", "--overwrite")
+    assert code == 2 and "give one of the two" in told
+    assert any((begun[1] / "tiles").iterdir())
+
+
+def test_a_model_that_does_not_fit_the_tiles_asked_for_is_refused_before_any_is_cut(tmp_path, call):
+    draw_slide(tmp_path / "a.tif", size_px=(600, 600), mpp=0.25)
+    for more in ([], ["--dry-run"]):
+        code, _, told = call("run", tmp_path, "--out", tmp_path / "run", "--set", "tiles.mpp=0.25", *more)
+        assert code == 1 and "tiles are 256 px at 0.25 x 0.25 um/px" in told and "Traceback" not in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_entered_is_one_line(monkeypatch, call):
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/slides")
+
+    monkeypatch.setattr("wsi_pipeline.slide.cohort.find_slides", refused)
+    code, _, told = call("check", "slides")
+    assert code == 1 and told == "error: /slides: Permission denied\n"
+
+
 def test_tile_and_score_over_a_finished_folder_leave_its_table_and_its_maps(tmp_path, call):
     slides, out = tmp_path / "slides", tmp_path / "run"
     slides.mkdir()

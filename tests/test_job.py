@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def work(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Work:
     """A run over slides a, b, c and d that yields rows, then raises an error, if there is one."""
 
-    def run(*rows: SlideResult, error: BaseException | None = None, until: Stage = "map") -> int:
+    def run(*rows: SlideResult, error: BaseException | None = None, until: Stage = "map", limit: int = 9) -> int:
         def cohort(*_: object, **__: object) -> Iterator[SlideResult]:
             yield from rows
             if error is not None:
@@ -39,7 +39,8 @@ def work(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Work:
 
         monkeypatch.setattr(job, "run_cohort", cohort)
         entries = [SlideEntry(name, f"{name}.tif", label=f"label {name}") for name in "abcd"]
-        return job.work(entries, folder, load_config(None, ["run.scheduler=threads"]), until=until)
+        config = load_config(None, ["run.scheduler=threads", f"run.limit={limit}"])
+        return job.work(entries, folder, config, until=until)
 
     return run
 
@@ -74,6 +75,14 @@ def test_a_run_that_an_error_ends_has_failed(folder, work):
     with pytest.raises(RuntimeError, match="the device is gone"):
         work(error=RuntimeError("the device is gone"))
     assert exit_code(folder) == 1 and list(table(folder)) == ["a", "b"]
+
+
+def test_a_limit_takes_no_row_of_slides_beyond_it(folder, work):
+    assert work(a_result("a", cancer_mm2=3.0), limit=1) == 0
+    assert {name: row["status"] for name, row in table(folder).items()} == {"a": "ok", "b": "unreadable"}
+    assert table(folder)["a"]["cancer_mm2"] == "3"
+    slides = json.loads((folder.root / "run.json").read_text(encoding="utf-8"))["slides"]
+    assert [entry["slide_id"] for entry in slides] == ["a", "b"]  # not those that no run came to
 
 
 def test_a_run_that_ends_well_says_how(folder, work):

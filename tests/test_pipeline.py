@@ -234,11 +234,41 @@ def test_a_folder_that_another_job_is_just_making_is_shared(tmp_path):
 
 def test_an_earlier_run_is_kept_unless_it_is_said_what_to_do(tmp_path):
     folder = open_run_folder(tmp_path / "run")
-    folder.write_account({"wsi_pipeline": "0.0.1"})
+    begun = {"wsi_pipeline": "0.0.1", "slides": []}
+    folder.write_account(begun)
     with pytest.raises(ConfigError, match="--resume to finish it, --overwrite"):
         open_run_folder(tmp_path / "run")
-    assert open_run_folder(tmp_path / "run", resume=True).account() == {"wsi_pipeline": "0.0.1"}
-    assert open_run_folder(tmp_path / "run", overwrite=True).account() != {"wsi_pipeline": "0.0.1"}
+    assert open_run_folder(tmp_path / "run", resume=True).account() == begun
+    assert open_run_folder(tmp_path / "run", overwrite=True).account() != begun
+
+
+def test_a_folder_of_a_run_that_ended_before_it_began_is_taken_as_a_new_one(tmp_path):
+    open_run_folder(tmp_path / "run")
+    assert open_run_folder(tmp_path / "run").account()
+    (tmp_path / "run" / "records" / "a.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        open_run_folder(tmp_path / "run")
+
+
+def test_a_broken_run_json_is_refused_and_overwrite_goes_on(tmp_path):
+    folder = open_run_folder(tmp_path / "run")
+    (folder.root / "run.json").write_text("{")
+    (folder.root / "records" / "a.json").write_text("{}")
+    for resume in (False, True):
+        with pytest.raises(StoreError, match=r"cannot be read .* use another --out, or --overwrite"):
+            open_run_folder(tmp_path / "run", resume=resume)
+    assert open_run_folder(tmp_path / "run", overwrite=True).account() and not any(folder.root.glob("records/*"))
+
+
+def test_maps_are_drawn_anew_from_the_tiles_of_a_slide_that_is_gone(slide, tmp_path):
+    here = SlideEntry("a", shutil.copy(slide, tmp_path))
+    folder = open_run_folder(tmp_path / "run")
+    (first,), classifier = ran([here], folder, knobs())
+    Path(here.path).unlink()
+    (row,), _ = ran([here], folder, knobs("maps.threshold=0.4"), classifier)
+    assert row.status == "ok" and row.cancer_mm2 != first.cancer_mm2 and classifier.scored == ["a"]
+    (row,), _ = ran([here], folder, knobs("tiles.stride_px=32"), classifier)  # for these tiles the file is needed
+    assert (row.status, row.stage) == ("unreadable", "open") and open_store(folder.store("a")).status == "complete"
 
 
 def test_a_folder_tells_what_was_recorded_since_and_how_a_slide_was_left(tmp_path):

@@ -4,9 +4,9 @@ A stage never sees these models: the pipeline hands it plain values. What a knob
 what a resumed run does again, see keys.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -212,9 +212,14 @@ class Config(Section):
         return self.tiles.stride_px or self.tiles.tile_px
 
 
-def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
-    """The resolved configuration: defaults, then the YAML file, then `section.knob=value` strings.
+def load_config(
+    path: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    under: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Config:
+    """The resolved configuration: defaults, then those `under` all others, the YAML file, `section.knob=value` strings.
 
     Raises ConfigError as `load_knobs` does.
     """
-    return load_knobs(Config, path, overrides, listing="`python -m wsi_pipeline config` lists all")
+    return load_knobs(Config, path, overrides, under=under, listing="`python -m wsi_pipeline config` lists all")

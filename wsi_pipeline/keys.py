@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from wsi_pipeline.config import Config
 
 # Raise a stage's number whenever it comes to other outcomes from the same knobs: resumed runs then do it again, and all
 # that hangs on it, and never mix what two versions made.
+_MACHINE = ("batch", "device", "engine", "compiled")  # knobs of the model that are the machine's
 RULES = {"tiles": 1, "scores": 1, "maps": 1}
 
 
@@ -42,9 +44,18 @@ def mapping_key(config: Config, scores: str) -> str:
     return _key("maps", {"scores": scores, "maps": config.maps.model_dump(), "full_frame": config.outputs.full_frame})
 
 
+def deciding(knobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of the knobs of a run those that decide what it comes to and which files it writes: what no machine hangs on."""
+    return {
+        section: {name: value for name, value in values.items() if section != "model" or name not in _MACHINE}
+        for section, values in knobs.items()
+        if section not in ("run", "slurm")
+    }
+
+
 def config_hash(config: Config) -> str:
     """The knobs that can change a result, as 16 hex digits; machines and switched-off files do not count."""
-    machine = {"batch", "device", "engine", "compiled"}
+    machine = set(_MACHINE)
     if config.model.decode == "cpu":  # as before it could be another
         machine.add("decode")
     if config.model.precision == "auto":

@@ -40,14 +40,21 @@ Knobs = TypeVar("Knobs", bound=Section)
 
 
 def load_knobs(
-    kind: type[Knobs], path: str | Path | None = None, overrides: Iterable[str] = (), *, listing: str = ""
+    kind: type[Knobs],
+    path: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    under: Mapping[str, Mapping[str, Any]] | None = None,
+    listing: str = "",
 ) -> Knobs:
-    """The resolved knobs: defaults, then the YAML file, then `section.knob=value` strings.
+    """The resolved knobs: defaults, then those `under` all others, the YAML file, `section.knob=value` strings.
 
     Raises ConfigError naming the file, the knob, the value got and the nearest known knob, `listing` beside it.
     """
     place = str(path) if path else "configuration"
-    knobs = _read_yaml(Path(path)) if path else {}
+    knobs: dict[str, Any] = {section: dict(values) for section, values in (under or {}).items()}
+    for section, values in (_read_yaml(Path(path)) if path else {}).items():
+        knobs[section] = knobs.get(section, {}) | values
     for text in overrides:
         _override(knobs, text)
     _refuse_unknown(kind, knobs, place, listing)

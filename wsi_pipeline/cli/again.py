@@ -2,12 +2,9 @@
 
 from typing import Any
 
-import yaml
-
 from wsi_pipeline.cli import options
 from wsi_pipeline.cli.job import work
 from wsi_pipeline.cli.model import load
-from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.forks import begin_workers
 from wsi_pipeline.pipeline.remote_folder import account_of, open_run
@@ -21,10 +18,9 @@ def go_on(run_folder: str, until: Stage, config_file: str | None, overrides: tup
     account = account_of(run_folder)
     if not account:
         raise ConfigError(f"{run_folder}: no run folder (no run.json); make one with `tile` or `run`")
-    if config_file is not None:
-        config = options.resolve(config_file, overrides, **given)
-    else:
-        config = _own(account["config"], overrides, given)
+    if not {"config", "slides"} <= account.keys():
+        raise ConfigError(f"{run_folder}: the run ended before it began; give `run` or `tile` its slides and --resume")
+    config = options.resolve(config_file, overrides, own=account["config"], **given)
     begin_workers(config.run.scheduler)
     use_cache(config.run.cache_dir, config.run.cache_gb)
     folder = open_run(run_folder, resume=True)
@@ -32,13 +28,3 @@ def go_on(run_folder: str, until: Stage, config_file: str | None, overrides: tup
     classifier, about = load(config)
     key = str(account.get("pseudonyms", ""))
     return work(entries, folder, config, classifier=classifier, model=about, until=until, pseudonyms=key)
-
-
-def _own(knobs: dict[str, Any], overrides: tuple[str, ...], given: dict[str, Any]) -> Config:
-    """The run's own knobs, with those of this call over them."""
-    own = [
-        f"{section}.{name}={yaml.safe_dump(value)}"
-        for section, values in knobs.items()
-        for name, value in values.items()
-    ]
-    return load_config(None, [*own, *overrides, *options.named(given)])

@@ -9,7 +9,7 @@ def command() -> int:
     import os
     import platform
     import shutil
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
     import psutil
     import torch
@@ -21,7 +21,10 @@ def command() -> int:
         f"wsi_pipeline {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     )
     for name in ("openslide-bin", "openslide-python", "tifffile", "zarr", "dask", "rasterio", "torch", "torchvision"):
-        click.echo(f"  {name:18} {version(name)}")
+        try:
+            click.echo(f"  {name:18} {version(name)}")
+        except PackageNotFoundError:
+            click.echo(f"  {name:18} no package of Python")
     memory, free = psutil.virtual_memory().available, shutil.disk_usage(".").free
     click.echo(
         f"  processors         {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"

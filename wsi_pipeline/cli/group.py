@@ -68,7 +68,10 @@ def main() -> int:
         return EXIT_FATAL
     except OSError as error:
         if not is_full(error):
-            raise
+            if error.filename is None:
+                raise
+            click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            return EXIT_FATAL
         click.echo(f"error: disk full ({error}); free some, then go on with --resume", err=True)
         return EXIT_FATAL
 

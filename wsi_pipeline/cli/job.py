@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
@@ -54,14 +54,16 @@ def work(
 ) -> int:
     """Take the cohort as far as `until`; write tables and report even when interrupted. Returns the exit code.
 
-    Of slides that an interrupted run did not come to, the tables keep what runs before it came to.
+    Of slides that an interrupted run did not come to, or that lie beyond `run.limit`, the tables keep what runs before
+    came to.
 
     `pseudonyms` is the id of the key that the entries are hidden under, see `hidden`.
     """
     refuse_mixture(folder.account(), pseudonyms)
     folder.check_workers(config.run.scheduler)
-    entries = entries[: config.run.limit]
-    account = _account(entries, config, model or {}) | {"pseudonyms": pseudonyms}
+    entries, beyond = entries[: config.run.limit], entries[len(entries[: config.run.limit]) :]
+    kept = [entry for entry, row in zip(beyond, _told_of(beyond, folder), strict=True) if row]
+    account = _account([*entries, *kept], config, model or {}) | {"pseudonyms": pseudonyms}
     folder.write_account(account)
     results: list[SlideResult] = []
     spent, code = Account(), EXIT_FATAL  # where an error ends the run
@@ -76,7 +78,7 @@ def work(
         raise
     finally:
         end = {"finished": now(), "until": until, "exit_code": code, "seconds": spent.seconds()}
-        _close(folder, _with_others(results, entries, folder, until), account | end)
+        _close(folder, _with_others(results, [*entries, *kept], folder, until), account | end)
     _say(results, folder, spent.lines())
     return code
 
@@ -106,9 +108,17 @@ def _account(entries: Sequence[SlideEntry], config: Config, model: dict[str, Any
         "config": config.model_dump(),
         "config_hash": config_hash(config),
         "model": model,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
         "slides": [asdict(entry) for entry in entries],
     }
+
+
+def _version(name: str) -> str:
+    """Of a library; "" where it came by another way than as a package of Python, as OpenSlide itself may."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def _with_others(
@@ -118,6 +128,14 @@ def _with_others(
 
     Only mapped and failed slides leave any: where a `tile` or `score` run ended early, none, so as to spoil no table.
     """
+    done = {row.slide_id for row in results}
+    others = _told_of([entry for entry in entries if entry.slide_id not in done], folder)
+    rows = [*results, *filter(None, others)]
+    return rows if until == "map" or len(rows) == len(entries) else []
+
+
+def _told_of(entries: Sequence[SlideEntry], folder: RunFolder) -> list[SlideResult | None]:
+    """The row of each that runs before left."""
 
     def told(entry: SlideEntry) -> SlideResult | None:
         try:
@@ -126,11 +144,8 @@ def _with_others(
             return None
         return found and with_entry(found, entry)
 
-    done = {row.slide_id for row in results}
     with ThreadPoolExecutor(_LOOKS) as pool:
-        others = pool.map(told, [entry for entry in entries if entry.slide_id not in done])
-        rows = [*results, *filter(None, others)]
-    return rows if until == "map" or len(rows) == len(entries) else []
+        return list(pool.map(told, entries))
 
 
 def _close(folder: RunFolder, rows: Sequence[SlideResult], account: dict[str, Any]) -> None:

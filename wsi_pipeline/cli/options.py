@@ -1,11 +1,12 @@
 """Options that several commands share, and what they come to: one resolved Config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from wsi_pipeline.config import Config, load_config
+from wsi_pipeline.keys import deciding
 
 Decorator = Callable[[Any], Any]
 
@@ -39,7 +40,7 @@ _MODEL = [
 ]
 _FOLDER = [
     click.option("--out", required=True, type=click.Path(), help="The run folder."),
-    click.option("--resume", is_flag=True, help="Do only what is missing or has changed."),
+    click.option("--resume", is_flag=True, help="Go on with its own knobs; do only what is missing or has changed."),
     click.option("--overwrite", is_flag=True, help="Remove what an earlier run left in the folder."),
 ]
 _PSEUDONYMS = [
@@ -81,9 +82,38 @@ folder_options = _all(_FOLDER)
 pseudonym_options = _all(_PSEUDONYMS)
 
 
-def resolve(config_file: str | None, overrides: tuple[str, ...], **given: Any) -> Config:
-    """The configuration of a command: file, then --set, then the options that have a name of their own."""
-    return load_config(config_file, [*overrides, *named(given)])
+def resolve(
+    config_file: str | None, overrides: tuple[str, ...], *, own: Mapping[str, Any] | None = None, **given: Any
+) -> Config:
+    """The configuration of a command: file, then --set, then the options that have a name of their own.
+
+    With `own`, the knobs of a run that is gone on with: those that decide what it comes to stand where none are given
+    now, and what is given otherwise is told on stderr.
+    """
+    before = deciding(own or {})
+    config = load_config(config_file, [*overrides, *named(given)], under=before)
+    now = deciding(config.model_dump(mode="json"))
+    changed = [
+        f"{section}.{name} {value} -> {now[section][name]}"
+        for section, values in before.items()
+        for name, value in values.items()
+        if now[section][name] != value
+    ]
+    if changed:
+        click.echo(f"changed since: {', '.join(changed)}; what hangs on it is done again", err=True)
+    return config
+
+
+def own_knobs(out: str, *, resume: bool, overwrite: bool) -> dict[str, Any]:
+    """The knobs of the run in `out` that is gone on with; none without --resume, or where no run has begun."""
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on with what --overwrite removes; give one of the two")
+    if not resume:
+        return {}
+    from wsi_pipeline.pipeline.remote_folder import account_of
+
+    found: dict[str, Any] = account_of(out).get("config", {})
+    return found
 
 
 def named(given: dict[str, Any]) -> list[str]:

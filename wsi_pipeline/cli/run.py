@@ -26,7 +26,8 @@ def command(
 
     from wsi_pipeline.forks import begin_workers
 
-    config = options.resolve(config_file, overrides, **given)
+    own = options.own_knobs(out, resume=resume, overwrite=overwrite)
+    config = options.resolve(config_file, overrides, own=own, **given)
     if not dry_run:
         begin_workers(config.run.scheduler)
     from wsi_pipeline.cli.check import check
@@ -35,13 +36,15 @@ def command(
 
     use_cache(config.run.cache_dir, config.run.cache_gb)
     entries = find_slides(slides, exclude=[Path(out)])
+    from wsi_pipeline.cli.model import load
+
     if dry_run:
+        load(config)
         return check(entries[: config.run.limit], config)
     from wsi_pipeline.cli.job import hidden, work
-    from wsi_pipeline.cli.model import load
     from wsi_pipeline.pipeline.remote_folder import open_run
 
-    entries, key = hidden(entries[: config.run.limit], key_file, out=out)
+    entries, key = hidden(entries, key_file, out=out)
     classifier, about = load(config)
     folder = open_run(out, resume=resume, overwrite=overwrite)
     return work(entries, folder, config, classifier=classifier, model=about, pseudonyms=key)

@@ -23,7 +23,8 @@ def command(
 
     from wsi_pipeline.forks import begin_workers
 
-    config = options.resolve(config_file, overrides, **given)
+    own = options.own_knobs(out, resume=resume, overwrite=overwrite)
+    config = options.resolve(config_file, overrides, own=own, **given)
     begin_workers(config.run.scheduler)
     from wsi_pipeline.cli.job import hidden, work
     from wsi_pipeline.pipeline.remote_folder import open_run
@@ -32,6 +33,6 @@ def command(
 
     use_cache(config.run.cache_dir, config.run.cache_gb)
     entries = find_slides(slides, exclude=[Path(out)])
-    entries, key = hidden(entries[: config.run.limit], key_file, out=out)
+    entries, key = hidden(entries, key_file, out=out)
     folder = open_run(out, resume=resume, overwrite=overwrite)
     return work(entries, folder, config, until="tile", pseudonyms=key)

@@ -30,6 +30,8 @@ def command(
     from wsi_pipeline.scores.engines import pick_device
 
     folder = Path(out)
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on with what --overwrite removes; give one of the two")
     if config_file is None and not (resume and (folder / SETTINGS).exists()):
         raise click.UsageError("--config is missing; give one such as configs/chest_xray.yaml")
     settings = load_settings(config_file or folder / SETTINGS, overrides)

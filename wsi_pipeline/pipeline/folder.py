@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,10 @@ MARK = "wsi_pipeline"  # the key of run.json by which a run folder is known
 PICTURES = ("tissue", "overlay")
 FOLDERS = ("tiles", "maps", "logs", "records", "claims")
 FILES = ("run.json", "events.jsonl", "slides.csv", "slides.parquet", "failures.csv", "report.html")
+
+
+class BrokenAccountError(StoreError):
+    """A run.json that is there and cannot be read."""
 
 
 class RunFolder:
@@ -88,7 +93,7 @@ class RunFolder:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise StoreError(f"{shown}: cannot be read ({error}); use another --out, or --overwrite") from None
+            raise BrokenAccountError(f"{shown}: cannot be read ({error}); use another --out, or --overwrite") from None
         if not isinstance(found, dict) or MARK not in found:
             raise StoreError(f"{shown}: not written by this package; use another --out")
         return found
@@ -200,7 +205,7 @@ def open_run_folder(root: str | Path, *, resume: bool = False, overwrite: bool =
     if root.exists() and not root.is_dir():
         raise ConfigError(f"{root}: is a file; give --out a folder")
     if root.exists() and not _is_begun(root):
-        refuse_others(folder, resume=resume or overwrite)
+        refuse_others(folder, resume=resume, overwrite=overwrite)
         if overwrite:
             _clear(root)
     with writing(root):
@@ -211,12 +216,18 @@ def open_run_folder(root: str | Path, *, resume: bool = False, overwrite: bool =
     return folder
 
 
-def refuse_others(folder: RunFolder, *, resume: bool) -> None:
-    """ConfigError where a folder that is not empty holds no run, or one that nobody wants to go on with."""
+def refuse_others(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
+    """ConfigError where a folder that is not empty holds no run, or one that nobody wants to go on with or remove."""
     where = folder.shown("")
-    if not folder.account():
+    try:
+        begun = bool(folder.account())
+    except BrokenAccountError:
+        if not overwrite:
+            raise
+        begun = True
+    if not begun:
         raise ConfigError(f"{where}: holds other files and no run.json; give --out a new or empty folder")
-    if not resume:
+    if not (resume or overwrite):
         raise ConfigError(f"{where}: holds a run already; use --resume to finish it, --overwrite, or another --out")
 
 
@@ -226,8 +237,11 @@ def now() -> str:
 
 
 def _is_begun(root: Path) -> bool:
-    """Whether a folder is empty, or just being made by another job: our folders and names, and no run.json yet."""
+    """Whether a folder is empty, or was just being made: our folders, empty, and no run.json but one with the mark."""
     names = {path.name for path in root.iterdir() if path.suffix != ".partial"}
+    with suppress(StoreError):
+        if "run.json" in names and set(RunFolder(root).account()) == {MARK}:
+            names.remove("run.json")
     return names <= set(FOLDERS) and all(not any((root / name).iterdir()) for name in names)
 
 

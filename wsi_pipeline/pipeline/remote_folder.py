@@ -208,7 +208,7 @@ def open_run(where: str, *, resume: bool = False, overwrite: bool = False) -> Ru
         return open_run_folder(where, resume=resume, overwrite=overwrite)
     folder = RemoteFolder(where.rstrip("/"), *_working_folder(where.rstrip("/")))
     if folder.is_used():
-        refuse_others(folder, resume=resume or overwrite)
+        refuse_others(folder, resume=resume, overwrite=overwrite)
         if overwrite:
             folder.clear()
     for name in FOLDERS:

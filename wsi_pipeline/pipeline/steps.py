@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from time import perf_counter
 
-from wsi_pipeline.errors import ClusterError, StalledError
+from wsi_pipeline.errors import ClusterError, SlideError, StalledError, StoreError
 from wsi_pipeline.keys import mapping_key, scoring_key, tiling_key
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.outputs import ENDINGS, MappingSettings, map_files, mapping_settings
@@ -20,8 +21,10 @@ from wsi_pipeline.pipeline.tile import fill_store, lay_tiles
 from wsi_pipeline.pipeline.work import Run, Work
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.reader import Slide, open_slide
+from wsi_pipeline.slide.urls import is_url
 from wsi_pipeline.tiles.codecs import store_bytes
 from wsi_pipeline.tiles.places import filled
+from wsi_pipeline.tiles.store import open_store
 from wsi_pipeline.tiles.tiler import check_readable
 
 
@@ -48,11 +51,7 @@ def tile_slide(run: Run, work: Work) -> None:
         return
     run.tell("slide_started", slide_id=entry.slide_id, job=run.claims.job)
     work.source = source_of(entry, config.slide.mpp_default)
-    work.slide = (
-        recall(run.folder.seen(entry.slide_id), work.source)
-        or run.cluster.submit(_open, entry, config.slide.mpp_default).result()
-    )
-    assert work.slide is not None
+    work.slide = recall(run.folder.seen(entry.slide_id), work.source) or _opened(run, entry)
     mpp = work.slide.mpp_l0
     work.tiles_key = tiling_key(config, work.slide.fingerprint, (mpp.x, mpp.y))
     if run.classifier is not None:
@@ -115,7 +114,7 @@ def score_slide(run: Run, work: Work) -> None:
         seconds=round(scores.seconds, 3), filled=scores.filled, resumed=scores.resumed,
     )  # fmt: skip
     assert work.slide is not None
-    check_readable(work.slide, scores.unreadable, scores.rows, run.config.tiles.max_unreadable)
+    check_readable(work.slide, scores.unreadable, scores.tiles, run.config.tiles.max_unreadable)
     if run.until == "score":
         work.result = _row_so_far(run, work, scores.rows)
 
@@ -145,6 +144,28 @@ def _failed_elsewhere(run: Run, slide_id: str) -> SlideResult | None:
         return failed
     damaged = (failed.status, failed.stage) == ("unreadable", "tiles") and failed.error != StalledError.__name__
     return failed if damaged else None
+
+
+def _opened(run: Run, entry: SlideEntry) -> Slide:
+    """The slide, opened by a worker; one whose file is gone is as its store tells, where that has all it takes."""
+    try:
+        slide: Slide = run.cluster.submit(_open, entry, run.config.slide.mpp_default).result()
+    except SlideError:
+        if is_url(entry.path) or Path(entry.path).exists() or (stored := _stored(run, entry.slide_id)) is None:
+            raise
+        return stored
+    return slide
+
+
+def _stored(run: Run, slide_id: str) -> Slide | None:
+    """The slide of a store that is complete, was made as it would be now, and keeps the pixels of all its tiles."""
+    try:
+        store = open_store(run.folder.store(slide_id))
+    except StoreError:
+        return None
+    slide, mpp = store.grid.slide, store.grid.slide.mpp_l0
+    same = store.key == tiling_key(run.config, slide.fingerprint, (mpp.x, mpp.y)) and store.is_whole()
+    return slide if same and store.pixels and store.flags(0, store.n_tiles).all() else None
 
 
 def _open(entry: SlideEntry, mpp_default: float | None) -> Slide:
