@@ -1,6 +1,6 @@
 """A drawn slide from file to maps by `run`, against the plain way and other tools: whole processes, and their memory.
 
-`python -m benchmarks.end_to_end [--quick] [--side PX] [--rounds N] [--peers FOLDER] [--json FOLDER]`
+`python -m benchmarks.end_to_end [--quick] [--side PX] [--rounds N] [--peers FOLDER] [--only TEXT,...] [--json FOLDER]`
 
 All use the same DenseNet-121 weights (ours in int8, too), tiles of 256 px and cores. Ours finds tissue, keeps the
 tiles, draws the maps; the plain way is told where the tiles are. `--peers` names the environments of other tools
@@ -39,7 +39,8 @@ from wsi_pipeline.tiles.store import TileStore, open_store
 
 PX = 256
 OWN, PLAIN = "wsi_pipeline run", "plain, batch 32"
-INT8, LEAN, ALONE = f"{OWN}, int8", f"{OWN}, int8, in threads", "our scoring alone"
+PLAINS = {PLAIN: 32, "plain, batch 4": 4}
+INT8, LEAN, ALONE = f"{OWN}, int8", f"{OWN}, int8 in threads", "our scoring alone"
 OURS = {OWN: "run", INT8: "run8", LEAN: "run8t"}  # and the run folder of each
 
 Commands = Mapping[str, Sequence[str]]
@@ -62,6 +63,7 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
         "side": {"type": int, "help": "side of the slide in px; 5,000, or 2,000 with --quick"},
         "rounds": {"type": int, "help": "how often each is run; 2, or 1 with --quick"},
         "peers": {"metavar": "FOLDER", "help": "other tools: FOLDER/<tool>/bin/python, or tool=PYTHON,..."},
+        "only": {"metavar": "TEXT,...", "help": "beside ours, only ways with such a text in their name"},
         "arch": {"default": "densenet121", "help": "the network; other tools need densenet121"},
     }
     asked = arguments(__doc__ or "", args, **options)
@@ -78,10 +80,11 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
         integers = save_int8(model, store, folder / "int8")
         commands[INT8] = own_command(folder, integers, OURS[INT8])
         commands[LEAN] = [*own_command(folder, integers, OURS[LEAN]), "--scheduler", "threads"]
-        commands[PLAIN] = plain_command(folder, model)
+        commands |= {way: plain_command(folder, model, batch) for way, batch in PLAINS.items()}
         if asked.peers is not None:
             commands |= peer_commands(asked.peers, folder / "a.tif", save_for_torch(folder / "weights.pt"))
             benchmark.settings["peers"] = versions_of(asked.peers)
+        commands = {way: command for way, command in commands.items() if wanted(way, asked.only)}
         scorer = Scorer(load_checkpoint(model), "cpu")
         scored, alone = in_turns(commands, folder, turns, partial(score_alone, scorer))
         benchmark.settings |= {"tiles": {way: found[0].tiles(store.n_tiles) for way, found in scored.items()}}
@@ -111,9 +114,14 @@ def own_command(folder: Path, model: Path, run: str) -> list[str]:
     return [sys.executable, "-m", "wsi_pipeline", "run", *given, "--device", "cpu"]
 
 
-def plain_command(folder: Path, model: Path) -> list[str]:
+def plain_command(folder: Path, model: Path, batch: int) -> list[str]:
     given = (folder / "a.tif", model, folder / "tiles.npy", folder / "plain.npy")
-    return [sys.executable, "-m", "benchmarks.plain", *(str(place) for place in given)]
+    return [sys.executable, "-m", "benchmarks.plain", *(str(place) for place in given), "--batch", str(batch)]
+
+
+def wanted(way: str, only: str | None) -> bool:
+    """Ours, the plain way, and those with one of the texts in `only` in their name."""
+    return only is None or way in (*OURS, PLAIN) or any(text in way for text in only.split(","))
 
 
 def in_turns(
@@ -145,7 +153,7 @@ def what_it_told(way: str, folder: Path) -> Told | None:
     """Of our own run from its table, of other tools from their output."""
     if way in SETTINGS:
         return told(folder / "log.txt")
-    if way == PLAIN:
+    if way in PLAINS:
         return None
     with (folder / OURS[way] / "slides.csv").open(encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
@@ -165,14 +173,14 @@ def results(scored: Mapping[str, Sequence[Scored]], alone: Sequence[float], tile
         Result("threads against processes: whole process", "tile", LEAN, INT8, pair(whole, LEAN, INT8)),
     ]
     for way in (other for other in scored if other not in OURS):
-        target = SETTINGS[way].target if way in SETTINGS else 4.0
+        target = SETTINGS[way].target if way in SETTINGS else 4.0 if way == PLAIN else 2.5
         most = statistics.median(own / other for own, other in zip(alone, whole[way], strict=True))
         bound = f"our scoring alone would be {most:.2g}x"
         made.append(Result(f"{way}: whole process", "tile", OWN, way, pair(whole, OWN, way), target, bound))
         made.append(Result(f"{way}: whole process, ours in int8", "tile", INT8, way, pair(whole, INT8, way), target))
         if work[way]:
             made.append(Result(f"{way}: the work", "tile", OWN, way, pair(work, OWN, way), target))
-        for own, how in ((OWN, ""), (LEAN, ", ours in threads")):
+        for own, how in ((OWN, ""), (LEAN, ", ours in int8 and threads")):
             note = f"peak memory of all processes {peak(scored[own])} GiB against {peak(scored[way])} GiB"
             made.append(Result(f"{way}: slides to a GiB{how}", "slide", own, way, pair(small, own, way), 3.0, note))
     return made

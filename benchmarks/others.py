@@ -28,6 +28,7 @@ SETTINGS = {
     "wsinfer, --speedup, batch 4": Setting("wsinfer", ("--speedup", "--batch", "4", "--workers", "1"), 2.5),
     "LazySlide, batch 16": Setting("lazyslide", (), 4.0),
     "LazySlide, batch 4": Setting("lazyslide", ("--batch", "4"), 2.5),
+    "LazySlide, batch 4, bfloat16": Setting("lazyslide", ("--batch", "4", "--bfloat16"), 2.5),
 }
 
 

@@ -44,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
         benchmark.settings |= {"tiles": int(written), "tile_px": TILE, "shard_tiles": SHARD}
         benchmark.settings |= {"zstd_share_of_raw": round(disk(Path(store.path)) / tiles.nbytes, 3)}
         benchmark.results = [
-            writing(folder, store, tiles, turns), reading(folder, store, tiles, turns),
+            writing(folder, store, tiles, turns), *reading(folder, store, tiles, turns),
             copying(folder, path, store, turns),
         ]  # fmt: skip
     finish(benchmark, asked.json)
@@ -78,24 +78,19 @@ def stock(folder: Path, tiles: np.ndarray, shard: int | None) -> zarr.Array:
 
 
 def writing(folder: Path, store: TileStore, tiles: np.ndarray, turns: int) -> Result:
-    def a_file_a_tile() -> float:
-        array = stock(folder / "files.zarr", tiles, None)
+    files, shards = stock(folder / "files.zarr", tiles, None), stock(folder / "shards.zarr", tiles, SHARD)
+
+    def by_zarr(array: zarr.Array) -> float:
         for start in range(0, len(tiles), SHARD):
             array[start : start + SHARD] = tiles[start : start + SHARD]
         return len(tiles)
 
-    def in_shards() -> float:
-        array = stock(folder / "shards.zarr", tiles, SHARD)
-        for start in range(0, len(tiles), SHARD):
-            array[start : start + SHARD] = tiles[start : start + SHARD]
-        return len(tiles)
-
-    ways: dict[str, Way] = {"own": partial(write_all, store, tiles), "zarr, file a tile": a_file_a_tile}
-    rates = take_turns(ways | {"zarr, shards": in_shards}, rounds=turns)
+    ways: dict[str, Way] = {"own": partial(write_all, store, tiles), "zarr, file a tile": partial(by_zarr, files)}
+    rates = take_turns(ways | {"zarr, shards": partial(by_zarr, shards)}, rounds=turns)
     return Result(f"write, zstd {ZSTD_LEVEL} both, batches of 64", "tile", "own", "zarr, file a tile", rates, 4.0)
 
 
-def reading(folder: Path, store: TileStore, tiles: np.ndarray, turns: int) -> Result:
+def reading(folder: Path, store: TileStore, tiles: np.ndarray, turns: int) -> list[Result]:
     files = stock(folder / "files.zarr", tiles, None)
     files[:] = tiles
 
@@ -109,15 +104,21 @@ def reading(folder: Path, store: TileStore, tiles: np.ndarray, turns: int) -> Re
             files[index]
         return len(tiles)
 
-    def in_shards() -> float:
-        array = zarr.open_array(store.path, path="tiles", mode="r")
+    def in_batches(array: zarr.Array) -> float:
         for start, stop in store.shards:
             array[start:stop]
         return len(tiles)
 
-    ways: dict[str, Way] = {"own": own, "zarr, file a tile": one_by_one, "zarr, our shards": in_shards}
+    ours = zarr.open_array(store.path, path="tiles", mode="r")
+    tile_wise, batched, sharded = "zarr, file a tile, by tiles", "zarr, file a tile, by batches", "zarr, our shards"
+    ways: dict[str, Way] = {
+        "own": own, tile_wise: one_by_one, batched: partial(in_batches, files), sharded: partial(in_batches, ours)
+    }  # fmt: skip
     rates = take_turns(ways, rounds=turns)
-    return Result("read back in batches of 64", "tile", "own", "zarr, file a tile", rates, 4.0)
+    return [
+        Result("read back in batches of 64, against tile at a time", "tile", "own", tile_wise, rates, 4.0),
+        Result("read back in batches of 64, both", "tile", "own", batched, rates),
+    ]
 
 
 def copying(folder: Path, path: Path, store: TileStore, turns: int) -> Result:

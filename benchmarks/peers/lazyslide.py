@@ -1,6 +1,7 @@
 """LazySlide over one slide, by its own python: finds tissue, cuts tiles, scores them -> one line of JSON.
 
-`PYTHON lazyslide.py SLIDE WEIGHTS OUT [--batch 16] [--workers 0]`; the defaults are those of `tl.tile_prediction`.
+`PYTHON lazyslide.py SLIDE WEIGHTS OUT [--batch 16] [--workers 0] [--bfloat16]`; the defaults are those
+of `tl.tile_prediction`.
 """
 
 import sys
@@ -42,6 +43,7 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--bfloat16", action="store_true")
     asked = parser.parse_args()
     began = time.perf_counter()
     asked.out.mkdir(parents=True)
@@ -50,8 +52,9 @@ def main() -> None:
     lazyslide.pp.tile_tissues(wsi, PX, mpp=MPP)
     model = Tumour(densenet(asked.weights))
     lazyslide.tl.tile_prediction(
-        wsi, model, batch_size=asked.batch, num_workers=asked.workers, device="cpu", pbar=False
-    )
+        wsi, model, batch_size=asked.batch, num_workers=asked.workers, device="cpu", pbar=False,
+        **({"amp": True, "autocast_dtype": torch.bfloat16} if asked.bfloat16 else {}),
+    )  # fmt: skip
     wsi.write()
     tell(len(wsi.shapes["tiles"]), began, STARTED)
 

@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=min(len(os.sched_getaffinity(0)), 8))
     parser.add_argument("--speedup", action="store_true")
     asked = parser.parse_args()
+    network = saved(asked.weights, asked.weights.with_suffix(".script.pt"))
     began = time.perf_counter()
     slides = asked.out / "slides"
     slides.mkdir(parents=True)
@@ -45,7 +46,7 @@ def main() -> None:
         wsi_dir=slides, save_dir=results, patch_size_px=PX, patch_spacing_um_px=MPP, thumbsize=(2048, 2048)
     )
     failed = run_inference(
-        slides, results, saved(asked.weights, asked.out / "model.pt"),
+        slides, results, network,
         batch_size=asked.batch, num_workers=asked.workers, speedup=asked.speedup,
     )  # fmt: skip
     if any(failed):
@@ -55,8 +56,9 @@ def main() -> None:
 
 
 def saved(weights: Path, path: Path) -> LocalModelTorchScript:
-    """The network as TorchScript, the one form that wsinfer takes."""
-    torch.jit.script(densenet(weights)).save(str(path))
+    """The network as TorchScript, the one form that wsinfer takes; made by the first run, as its users are given it."""
+    if not path.exists():
+        torch.jit.script(densenet(weights)).save(str(path))
     known = {
         "spec_version": "1.0", "architecture": "densenet121", "num_classes": 1, "class_names": ["tumour"],
         "patch_size_pixels": PX, "spacing_um_px": MPP, "transform": TRANSFORM,
