@@ -167,6 +167,54 @@ def test_a_usage_error_says_what_belongs_together(arguments: list[str], said: st
     assert done.exit_code == 2 and said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--predictions", "predictions.csv"),
+        ("--labels", "evaluation.csv"),
+        ("--compare", "predictions.csv"),
+        ("--thresholds", "evaluation.csv"),
+        ("--thresholds", "evaluation.json"),
+    ],
+)
+def test_a_table_that_the_report_would_replace_is_refused_and_kept(option: str, name: str, tmp_path) -> None:
+    options, _, _ = write_tables(tmp_path)
+    table = tmp_path / "report" / name
+    table.parent.mkdir()
+    table.write_text("read only in the end")
+    with pytest.raises(ConfigError, match=rf"^{option} .*{name}: the report's own {name} would replace it; name anoth"):
+        call(*options, option, table)
+    assert os.listdir(tmp_path / "report") == [name] and table.read_text() == "read only in the end"
+
+
+def test_a_table_is_the_same_by_whatever_way_its_folder_is_named(tmp_path, monkeypatch) -> None:
+    write_tables(tmp_path)
+    (tmp_path / "preds.csv").rename(tmp_path / "predictions.csv")
+    (tmp_path / "here").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for table, out in (("predictions.csv", "."), ("here/predictions.csv", tmp_path), ("predictions.csv", "here")):
+        with pytest.raises(ConfigError, match=f"--predictions {table}: the report's own"):
+            call("--predictions", table, "--labels", "labels.csv", "--out", out)
+
+
+def test_a_report_goes_neither_among_the_images_nor_onto_their_labels(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    with pytest.raises(ConfigError, match=f"--data {data}: is --out too"):
+        judge(run, data, "--out", data)
+    labels = data / "lists" / "predictions.csv"
+    with pytest.raises(ConfigError, match=f"--set {labels}: the report's own predictions.csv would replace it"):
+        judge(run, data, "--set", "data.options.groups=lists/predictions.csv", "--out", data / "lists")
+    assert sorted(os.listdir(data)) == ["bright", "dark"]
+
+
+def test_a_file_for_out_is_refused_before_any_work(tmp_path) -> None:
+    options, _, _ = write_tables(tmp_path)
+    (tmp_path / "report").write_text("a file")
+    (tmp_path / "preds.csv").unlink()
+    with pytest.raises(ConfigError, match=r"report: .* is a file; name a folder"):
+        call(*options)
+
+
 def test_thresholds_come_from_a_number_a_table_a_card_or_an_object(tmp_path) -> None:
     (tmp_path / "t.csv").write_text("label,threshold\nedema,0.2\nmass,0.1\nmean,\n")
     (tmp_path / "card.json").write_text(json.dumps({"class_names": NAMES[::-1], "thresholds": [0.2, 0.1]}))

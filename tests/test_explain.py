@@ -1,5 +1,6 @@
 """Grad-CAM: equal to what follows by hand for a linear head, and without a trace on the model."""
 
+import errno
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from torch.nn.functional import interpolate, relu
 
 from wsi_pipeline.cli.explain import top_class
 from wsi_pipeline.cli.group import main
-from wsi_pipeline.errors import ConfigError, ModelError
+from wsi_pipeline.errors import ConfigError, ModelError, StoreError
 from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from wsi_pipeline.learn.explain import blend, draw_explanation, grad_cam, pointing_hit, read_boxes
 from wsi_pipeline.learn.models import build_densenet
@@ -227,6 +228,46 @@ def test_what_cannot_be_asked_is_a_usage_error(call: Call, run: Path, tmp_path: 
     assert code == 2 and "no class 'Hernia'; the model has Mass, Nodule, Infiltration" in said
     code, said = call("--checkpoint", run, image, tmp_path / "other" / "a.png")
     assert code == 2 and "a: two images have this name" in said
+
+
+def test_pictures_go_into_no_folder_of_the_images(call: Call, run: Path, tmp_path: Path) -> None:
+    image, before = tmp_path / "a.png", (tmp_path / "a.png").read_bytes()
+    (tmp_path / "maps").symlink_to(tmp_path)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "c.png").symlink_to(image)
+    for given in (image, tmp_path / "linked" / "c.png"):
+        code, said = call("--checkpoint", run, tmp_path / "linked" / "d.png", given)
+        assert code == 2 and f"maps: holds {given}, which a picture could replace; name another folder" in said
+    assert call("--checkpoint", run, image, "--out", tmp_path / "linked" / "..")[0] == 2
+    assert image.read_bytes() == before
+
+
+def test_a_link_to_an_image_is_not_replaced_by_its_picture(call: Call, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "a.png").symlink_to(tmp_path / "a.png")
+    assert call("--checkpoint", run, tmp_path / "maps" / "a.png")[0] == 2
+    assert (tmp_path / "maps" / "a.png").is_symlink()
+
+
+@pytest.mark.parametrize("below", ["", "below/it"])
+def test_a_file_for_out_is_a_usage_error_in_one_line(call: Call, run: Path, tmp_path: Path, below: str) -> None:
+    (tmp_path / "maps").write_text("a file")
+    out = tmp_path / "maps" / below
+    code, said = call("--checkpoint", run, tmp_path / "a.png", "--out", out)
+    assert code == 2 and said == f"error: --out {out}: {tmp_path / 'maps'} is a file; name a folder\n"
+
+
+def test_a_picture_that_cannot_be_written_keeps_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.png").write_bytes(b"before")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StoreError, match=r"a\.png: not written"):
+        draw_explanation(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8)), tmp_path / "a.png", title="")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
 
 
 def test_of_grades_the_highest_reached_is_explained(run: Path) -> None:

@@ -13,7 +13,7 @@ from wsi_pipeline.config import load_config
 from wsi_pipeline.learn.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-CONDA_NAMES = {"pytorch": "torch", "openslide": "openslide-bin"}
+CONDA_NAMES = {"pytorch": "torch"}
 PIP_ALONE = {"nvidia-nvimgcodec-cu13", "nvidia-nvjpeg"}  # CUDA's, of use on a GPU only
 
 
@@ -21,7 +21,18 @@ def requirements() -> dict[str, str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
     found = [text.partition(";")[0] for text in found]  # without the platforms
-    return {re.split("[<>=]", text)[0]: re.sub("^[^<>=]*", "", text) for text in found}
+    return bounds(found)
+
+
+def bounds(texts: list[str]) -> dict[str, str]:
+    return {re.split("[<>=]", text)[0]: re.sub("^[^<>=]*", "", text) for text in texts}
+
+
+def environment() -> tuple[list[str], list[str]]:
+    """What environment.yml asks of conda, and what of pip."""
+    found = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (by_pip,) = (part["pip"] for part in found if isinstance(part, dict))
+    return [part for part in found if isinstance(part, str)], by_pip
 
 
 def test_constraints_pin_exactly_what_the_project_asks_for() -> None:
@@ -31,11 +42,17 @@ def test_constraints_pin_exactly_what_the_project_asks_for() -> None:
 
 
 def test_the_conda_environment_holds_the_same_set_with_the_same_bounds() -> None:
-    found = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    texts = [text for text in found if isinstance(text, str) and not text.startswith(("python>", "pip"))]
-    names = {re.split("[<>=]", text)[0]: re.sub("^[^<>=]*", "", text) for text in texts}
+    conda, by_pip = environment()
+    names = bounds([text for text in conda if not text.startswith(("python>", "pip"))])
+    names |= bounds([text for text in by_pip if text != "-e ."])
     wanted = {name: bound for name, bound in requirements().items() if name not in PIP_ALONE}
     assert {CONDA_NAMES.get(name, name): bound for name, bound in names.items()} == wanted
+
+
+def test_pip_gets_the_package_itself_and_nothing_that_a_file_of_requirements_cannot_hold() -> None:
+    conda, by_pip = environment()
+    assert "pip" in conda and by_pip[-1] == "-e ."
+    assert all(re.fullmatch(r"[a-z0-9-]+>=[0-9.]+", text) for text in by_pip[:-1]), by_pip
 
 
 def test_torch_and_torchvision_are_pinned_as_the_pair_that_belongs_together() -> None:

@@ -3,6 +3,7 @@
 import runpy
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from wsi_pipeline.cli.group import EXIT_FATAL, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE
 from wsi_pipeline.cli.run import command
 from wsi_pipeline.gpus import GPU
 
@@ -42,6 +44,37 @@ def test_the_run_connects_to_the_port_that_the_schedulers_service_offers(pods):
     assert scheduler["args"][scheduler["args"].index("--port") + 1] == str(ports["tcp-comm"])
     assert run["args"][-1] == f"tcp://wsi-scheduler:{ports['tcp-comm']}"  # the operator's name for the service
     assert service["selector"] == {"dask.org/cluster-name": "wsi", "dask.org/component": "scheduler"}
+
+
+def test_pods_call_only_scripts_that_are_installed_with_options_that_they_have(pods):
+    scripts = {script.name for script in entry_points(group="console_scripts")}
+    commands = {found.name: found for found in entry_points(group="dask_cli")}
+    for name, pod in pods.items():
+        program, what, *given = pod["containers"][0]["args"]
+        if name == "run":
+            assert program == "python"
+            continue
+        assert program == "dask" and program in scripts
+        options = {option for part in commands[what].load().params for option in (*part.opts, *part.secondary_opts)}
+        assert {word for word in given if word.startswith("--")} <= options
+    assert pods["scheduler"]["containers"][0]["args"][1] == "scheduler"
+    assert {pods[name]["containers"][0]["args"][1] for name in ("reader", "gpu")} == {"worker"}
+
+
+def test_a_worker_is_ready_once_it_answers_at_the_port_that_it_is_told(pods):
+    for name in ("reader", "gpu"):
+        (worker,) = pods[name]["containers"]
+        (port,) = worker["ports"]
+        assert worker["args"][worker["args"].index("--dashboard-address") + 1] == f":{port['containerPort']}"
+        assert worker["readinessProbe"]["httpGet"] == {"path": "/health", "port": port["name"]}
+
+
+def test_a_job_that_found_no_scheduler_is_tried_again_and_one_with_wrong_options_is_not() -> None:
+    job = manifests()["Job", "wsi-run"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob" and rule["onExitCodes"]["operator"] == "In" and job["backoffLimit"] > 0
+    assert set(rule["onExitCodes"]["values"]) == {EXIT_USAGE, EXIT_SOME_FAILED}
+    assert not {EXIT_FATAL, EXIT_INTERRUPTED} & set(rule["onExitCodes"]["values"])
 
 
 def test_only_the_gpu_workers_offer_a_gpu_and_have_one(pods):

@@ -43,10 +43,11 @@ def command(out: str, **given: Any) -> int:
     from pathlib import Path
 
     from wsi_pipeline.cli.judged import from_tables
-    from wsi_pipeline.cli.reporting import judge, report
+    from wsi_pipeline.cli.reporting import check_out, judge, report
 
     if (given["checkpoint"] is None) == (given["predictions"] is None):
         raise click.UsageError("give either --checkpoint with --data, or --predictions with --labels")
+    check_out(out, given)
     if given["checkpoint"] is None:
         judged = from_tables(given)
     else:

@@ -36,6 +36,7 @@ def command(
     from wsi_pipeline.learn.models import build_model
     from wsi_pipeline.scores.engines import pick_device
 
+    _check_out(images, out)
     loaded = load_checkpoint(checkpoint)
     _check(loaded, images, class_name, boxes)
     # By the name without its ending: smaller copies of the originals are JPEG.
@@ -54,6 +55,20 @@ def command(
         _tell_hits(hits)
     click.echo(f"{len(images) - failed} of {len(images)} images explained in {out}. Research use only.")
     return (1 if failed == len(images) else 3) if failed else 0
+
+
+def _check_out(images: tuple[str, ...], out: str) -> None:
+    """ConfigError where --out is no folder, or holds one of the images: pictures have their names."""
+    import os
+    from pathlib import Path
+
+    from wsi_pipeline.cli.places import one_place, refuse_file
+    from wsi_pipeline.errors import ConfigError
+
+    refuse_file(out)
+    for image in images:
+        if any(one_place(path.parent, out) for path in (Path(image), Path(os.path.realpath(image)))):
+            raise ConfigError(f"--out {out}: holds {image}, which a picture could replace; name another folder")
 
 
 def _check(loaded: "Checkpoint", images: tuple[str, ...], class_name: str | None, boxes: str | None) -> None:

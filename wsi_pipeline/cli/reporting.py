@@ -1,5 +1,6 @@
 """From what `evaluate` judges to its figures, its files and its words."""
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 
 from wsi_pipeline import __version__
 from wsi_pipeline.cli.judged import TABLES, Judged, probs_of_table
+from wsi_pipeline.cli.places import one_place, refuse_file
+from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.compare import Comparison, compare
 from wsi_pipeline.learn.evaluate import evaluate
 from wsi_pipeline.learn.evaluation import Evaluation
@@ -19,6 +22,21 @@ from wsi_pipeline.learn.results import write_csv, write_json, write_predictions
 from wsi_pipeline.learn.stated import stated_prevalence, stated_thresholds
 
 NAMES = ("evaluation.html", "evaluation.json", "evaluation.csv", "predictions.csv")
+_READ = ("predictions", "labels", "compare", "thresholds", "checkpoint")  # options that may name a file
+
+
+def check_out(out: str, given: dict[str, Any]) -> None:
+    """ConfigError where --out is no folder, or where a file of the report would replace one that is read for it."""
+    refuse_file(out)
+    data = given["data"] or ""
+    if data and one_place(data, out):
+        raise ConfigError(f"--data {data}: is --out too, and the report's tables would lie there; name another --out")
+    read = [(f"--{option}", given[option]) for option in _READ if given[option]]
+    read += [("--set", os.path.join(data, text.partition("=")[2])) for text in given["overrides"]]  # label tables
+    for option, path in read:
+        for name in NAMES:
+            if one_place(path, Path(out) / name):
+                raise ConfigError(f"{option} {path}: the report's own {name} would replace it; name another --out")
 
 
 def judge(judged: Judged, given: dict[str, Any]) -> tuple[Evaluation, np.ndarray | None, Comparison | None]:

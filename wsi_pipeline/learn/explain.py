@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate, relu
 
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.learn.card import RESEARCH_USE
+from wsi_pipeline.learn.results import replace_bytes
 
 Box = tuple[float, float, float, float]  # x, y of the upper left corner, width, height, in px of the map
 COLOURS, OPACITY = "viridis", 0.7  # green and yellow stand out from grey, from H&E and from a retina's red
@@ -106,8 +107,8 @@ def draw_explanation(
 ) -> None:
     """Write a PNG: the image beside itself under its map, with a colour bar, boxes if any, and the title.
 
-    rgb: (H, W, 3) uint8; heat: (H, W) in 0-1. Raises ModelError when they differ in size, OSError when the file
-    cannot be written.
+    rgb: (H, W, 3) uint8; heat: (H, W) in 0-1. Raises ModelError when they differ in size, StoreError when the
+    disk refuses.
     """
     if rgb.shape[:2] != heat.shape:
         raise ModelError(f"an image of {rgb.shape[:2]} px and a map of {heat.shape}: give both in one size")
@@ -131,7 +132,7 @@ def draw_explanation(
     figure.supxlabel(RESEARCH_USE + (" Boxes: drawn by a reader." if boxes else ""), fontsize=7, color="0.4")
     png = io.BytesIO()
     figure.savefig(png, format="png")
-    Path(path).write_bytes(png.getvalue())
+    replace_bytes(Path(path), png.getvalue())
 
 
 def _head_gradient(head: nn.Module, maps: Tensor, class_index: int) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,14 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.slide.cohort import SUFFIXES, SlideEntry
+from wsi_pipeline.slide.locks import hold_open
 
 COLUMNS = ["kind", "pseudonym", "original", "path"]
 PARTS = ("train", "val", "test")  # words of a manifest's split that tell nothing
@@ -101,15 +103,67 @@ def _check_place(file: Path, entries: Sequence[SlideEntry], out: Path) -> None:
 
 
 def _read_key(file: Path) -> _Key:
-    """The key of a file, made where there is none."""
+    """The key of a file, made where there is none; rows that another job is adding at the moment are waited for."""
+    if not os.path.lexists(file):
+        _make_key(file)
+    with file.open("rb") as opened:
+        hold_open(opened.fileno(), alone=False)
+        return _parse(file, opened.read())[0]
+
+
+def _make_key(file: Path) -> None:
+    """A new key, which gets its name once it is whole and on the disk; where another job was faster, its key stays."""
+    draft, data = file.with_name(f".{uuid4().hex}.partial"), _csv([COLUMNS, ["salt", secrets.token_hex(32), "", ""]])
     try:
-        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        pass
-    else:
-        with os.fdopen(handle, "wb") as out:
-            out.write(_csv([COLUMNS, ["salt", secrets.token_hex(32), "", ""]]))
-    text = io.StringIO(file.read_bytes().decode("utf-8", _BYTES), newline="")
+        _write_new(draft, data)
+        try:
+            os.link(draft, file)
+        except FileExistsError:
+            pass
+        except OSError:  # a disk without hard links
+            with suppress(FileExistsError):
+                _write_new(file, data)
+    finally:
+        draft.unlink(missing_ok=True)
+    _settle_names(file.parent)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read. FileExistsError where there is one; who reads it waits for its end."""
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:
+        hold_open(out.fileno(), alone=True)
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _settle_names(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the disk can do that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _parse(file: Path, data: bytes) -> tuple[_Key, int]:
+    """The key that the bytes of a file are, and how many of them.
+
+    What stands behind the last line's end counts where it is a whole row, as editors leave one. Where it is a part
+    of one, its job was killed and nobody has the pseudonym, or the job is still writing, on a disk without locks.
+    """
+    whole = data.rfind(b"\n") + 1
+    try:
+        return _key(file, data), len(data)
+    except (ValueError, csv.Error):
+        if whole == len(data):
+            raise
+        return _key(file, data[:whole]), whole
+
+
+def _key(file: Path, data: bytes) -> _Key:
+    text = io.StringIO(data.decode("utf-8", _BYTES), newline="")
     table = list(csv.reader(text, strict=True))
     if len(table) < 2 or table[0] != COLUMNS or len(table[1]) != 4 or not _SALT.fullmatch(table[1][1]):
         raise ValueError("it begins with no header and salt of ours")
@@ -149,12 +203,25 @@ def _new_rows(key: _Key, entries: Iterable[SlideEntry], hidden: Iterable[SlideEn
 
 
 def _add_rows(key: _Key, rows: list[list[str]]) -> None:
-    """One write at the end of the file: two jobs with one key lose no row of each other's."""
-    if rows:
-        with key.file.open("ab") as file:
-            file.write(_csv(rows))
-            file.flush()
-            os.fsync(file.fileno())
+    """Add to the end of the file what does not stand there yet, one job after the other: none loses a row of another's.
+
+    It is on the disk before a pseudonym is used. Half a row of a job that was killed is cut off first, or the next
+    row would run into it.
+    """
+    if not rows:
+        return
+    with os.fdopen(os.open(key.file, os.O_RDWR | os.O_APPEND), "r+b") as file:
+        locked = hold_open(file.fileno(), alone=True)
+        data = file.read()
+        now, whole = _parse(key.file, data)
+        if whole < len(data):
+            if not locked:
+                raise ValueError("its last row is not whole, and its disk has no locks: end other jobs, remove the row")
+            file.truncate(whole)
+        new = [row for row in rows if (row[0], *row[2:]) not in now.known]
+        file.write((b"" if data[:whole].endswith(b"\n") else b"\n") + _csv(new))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _link_all(entries: Iterable[SlideEntry], hidden: Iterable[SlideEntry]) -> None:

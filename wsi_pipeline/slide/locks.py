@@ -48,6 +48,17 @@ def first_free(folder: Path, name: str = "") -> tuple[Path, Lock]:
     return next((place, held) for place, held in tried if held is not None)
 
 
+def hold_open(handle: int, *, alone: bool) -> bool:
+    """Wait for the lock of an open file, held until it is closed; False where the system or the disk has no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    except OSError:
+        return False
+    return True
+
+
 def _lock(path: Path, *, alone: bool, wait: bool) -> Lock | None:
     if fcntl is None:
         raise ConfigError("files at URLs need POSIX locks, which this system has not; mount or copy them")

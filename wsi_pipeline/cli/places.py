@@ -1,0 +1,21 @@
+"""Where a command writes: into a folder, and over nothing that it reads."""
+
+import os
+from pathlib import Path
+
+from wsi_pipeline.errors import ConfigError
+
+
+def refuse_file(out: str) -> None:
+    """ConfigError where --out is a file, or would lie below one."""
+    for place in (Path(out), *Path(out).parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigError(f"--out {out}: {place} is a file; name a folder")
+
+
+def one_place(left: str | Path, right: str | Path) -> bool:
+    """Whether two paths are the same file or folder, which need not be there yet."""
+    try:
+        return os.path.samefile(left, right)
+    except OSError:
+        return os.path.realpath(left) == os.path.realpath(right)
