@@ -142,6 +142,13 @@ def test_a_tile_at_the_threshold_has_the_class_of_the_lesions(tmp_path):
     assert "classification" not in second["properties"]
 
 
+def test_a_threshold_of_the_map_goes_before_the_models_own(tmp_path):
+    grid = a_grid(a_slide(), [[0, 0], [0, 1]])
+    scores = replace(a_score(grid, [0.7, 0.6]), threshold=0.5)
+    first, second = read(write_tiles(tmp_path / "a.geojson.gz", grid, scores, threshold=0.7))
+    assert "classification" in first["properties"] and "classification" not in second["properties"]
+
+
 def test_tiles_written_in_parts_are_one_collection_and_equal_in_bytes(tmp_path):
     grid = a_grid(a_slide(), np.argwhere(np.ones((2, TILES_AT_ONCE // 2 + 1))))
     scores = a_score(grid, np.linspace(0, 1, len(grid)))

@@ -80,13 +80,13 @@ def test_a_precision_that_was_asked_for_changes_the_key_of_the_scores_alone():
     assert config_hash(auto) != config_hash(asked)
 
 
-def test_the_first_rules_of_each_stage_leave_the_keys_that_run_folders_have():
-    assert the_keys() == {"tiles": "ab227327475fc22e", "scores": "c1f86638280a7825", "maps": "dab1aa95747e8eec"}
+def test_the_keys_that_run_folders_have_stay():
+    assert the_keys() == {"tiles": "ab227327475fc22e", "scores": "c1f86638280a7825", "maps": "040b01cf2eb667f5"}
 
 
 @pytest.mark.parametrize("stage", keys.RULES)
 def test_other_rules_of_a_stage_change_its_key_and_no_other(stage, monkeypatch):
     before = the_keys()
-    monkeypatch.setitem(keys.RULES, stage, 2)
+    monkeypatch.setitem(keys.RULES, stage, keys.RULES[stage] + 1)
     after = the_keys()
     assert [name for name, key in after.items() if key != before[name]] == [stage]

@@ -51,9 +51,17 @@ def test_a_disc_is_as_long_as_its_diameter_to_within_a_cell(diameter, soft, offs
     assert lesion.longest_um / 16 == pytest.approx(diameter, abs=0.2 if soft > 1 else 1)
 
 
-def test_a_single_sure_cell_is_as_long_as_a_cell_and_not_as_its_diagonal():
-    (lesion,) = find_lesions(an_extent([[0, 0, 0], [0, 1, 0], [0, 0, 0]]))
-    assert lesion.longest_um == pytest.approx(16)
+@pytest.mark.parametrize("sure", [0.51, 1.0])
+def test_a_single_cell_is_as_long_as_a_disc_of_its_area_however_sure_it_is(sure):
+    (lesion,) = find_lesions(an_extent([[0, 0, 0], [0, sure, 0], [0, 0, 0]]))
+    assert lesion.longest_um == pytest.approx(2 * (16**2 / np.pi) ** 0.5)
+
+
+def test_no_lesion_is_shorter_than_its_area_allows():
+    rng = np.random.default_rng(0)
+    for threshold in (0.5, 0.7, 0.9):
+        for lesion in find_lesions(an_extent(rng.random((12, 12)), threshold=threshold)):
+            assert lesion.area_mm2 * 1e6 <= np.pi / 4 * lesion.longest_um**2 * 1.0001
 
 
 def test_a_hole_stays_in_the_polygon():

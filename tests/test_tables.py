@@ -42,6 +42,17 @@ def test_ids_stay_text_in_both_slide_tables(tmp_path):
         assert table["slide_id"].tolist() == table["patient_id"].tolist() == IDS
 
 
+def test_what_was_not_counted_is_empty_and_not_nought(tmp_path):
+    rows = [a_result("a"), without_result("b", "unreadable"), replace(without_result("c", "ok"), stage="tile", tiles=7)]
+    as_csv, as_parquet = write_slides_table(rows, tmp_path)
+    mapped, failed, cut = csv.DictReader(as_csv.read_text(encoding="utf-8").splitlines())
+    assert failed["lesions"] == failed["tiles"] == failed["unreadable_tiles"] == cut["lesions"] == ""
+    assert (mapped["lesions"], cut["tiles"]) == (str(rows[0].lesions), "7")
+    table = pq.read_table(as_parquet)
+    assert table["lesions"].to_pylist() == [rows[0].lesions, None, None]
+    assert table["tiles"].to_pylist() == [rows[0].tiles, None, 7] and table.schema.field("tiles").type == pa.int64()
+
+
 def test_columns_are_the_fields_in_their_order_and_numbers_are_numbers(tmp_path):
     as_csv, as_parquet = write_slides_table([a_result()], tmp_path)
     names = [item.name for item in fields(SlideResult)]

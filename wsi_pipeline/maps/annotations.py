@@ -72,16 +72,19 @@ def write_tissue(
     return _write_collection(path, [] if tissue.is_empty else [feature])
 
 
-def write_tiles(path: str | Path, grid: TileGrid, scores: Scores, *, full_frame: bool = False) -> Path:
+def write_tiles(
+    path: str | Path, grid: TileGrid, scores: Scores, *, threshold: float | None = None, full_frame: bool = False
+) -> Path:
     """Every tile as a QuPath tile object with measurements `prob_<class>`, gzipped; written as a stream.
 
-    A tile at or above the model's threshold has the class of the lesions, the others none. Memory does not
-    grow with the number of tiles; equal tiles give equal bytes. Raises OSError where it cannot be written.
+    A tile at or above the threshold, the model's own if none is given, has the class of the lesions, the others none.
+    Memory does not grow with the number of tiles; equal tiles give equal bytes. Raises OSError where it cannot be
+    written.
     """
     path = Path(path)
     partial = path.with_name(f".{uuid4().hex}.partial")
     shift = qupath_shift(grid.slide, full_frame=full_frame)
-    cancer = scores.positive_prob() >= np.float32(scores.threshold)  # False for NaN
+    cancer = scores.positive_prob() >= np.float32(scores.threshold if threshold is None else threshold)  # not of NaN
     try:
         with writing(path), partial.open("wb") as raw:
             with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import shapely
 
 from wsi_pipeline.maps.atomic import replace_file
@@ -23,12 +24,13 @@ def write_asap(path: str | Path, lesions: Sequence[Lesion], *, group: str) -> Pa
     """
     root = ElementTree.Element("ASAP_Annotations")
     annotations = ElementTree.SubElement(root, "Annotations")
-    whole = shapely.union_all([lesion.polygon for lesion in lesions])
+    everywhere = shapely.get_parts([lesion.polygon for lesion in lesions])
+    tree = shapely.STRtree(everywhere)
     group = _one_line(group)
     for lesion in lesions:
         parts = shapely.get_parts(lesion.polygon)
         _add(annotations, f"Lesion {lesion.number}", [shapely.Polygon(part.exterior) for part in parts], group)
-        _add(annotations, f"Lesion {lesion.number} hole", _holes(parts, whole), HOLES)
+        _add(annotations, f"Lesion {lesion.number} hole", _holes(parts, everywhere, tree), HOLES)
     groups = ElementTree.SubElement(root, "AnnotationGroups")
     for name in dict.fromkeys((group, HOLES)):
         attributes = {"Name": name, "PartOfGroup": "None", "Color": _colour(name)}
@@ -38,13 +40,22 @@ def write_asap(path: str | Path, lesions: Sequence[Lesion], *, group: str) -> Pa
     return replace_file(path, f'<?xml version="1.0"?>\n{text}\n'.encode("utf-8", "replace"))
 
 
-def _holes(parts: Iterable[shapely.Polygon], whole: shapely.Geometry) -> list[shapely.Polygon]:
-    """The holes of a lesion's parts, without what lies in them of other lesions, as polygons without holes."""
+def _holes(parts: Iterable[shapely.Polygon], everywhere: np.ndarray, tree: shapely.STRtree) -> list[shapely.Polygon]:
+    """The holes of a lesion's parts, without what lies in them of all parts `everywhere`, as polygons without holes.
+
+    What lies in a hole lies in its box; the part around it, which may have thousands of holes, does not.
+    """
     found: list[shapely.Polygon] = []
+    corners = shapely.bounds(everywhere)
     for part in parts:
         for ring in part.interiors:
-            for hole in shapely.get_parts(shapely.difference(shapely.Polygon(ring), whole)):
-                found += _simple(hole)
+            hole = shapely.Polygon(ring)
+            left, top, right, bottom = hole.bounds
+            near = tree.query(hole)
+            (x0, y0, x1, y1) = corners[near].T
+            islands = everywhere[near[(x0 >= left) & (y0 >= top) & (x1 <= right) & (y1 <= bottom)]]
+            for piece in shapely.get_parts(shapely.difference(hole, shapely.union_all(islands))):
+                found += _simple(piece)
     return found
 
 

@@ -120,7 +120,8 @@ def _name_bands(extent: ExtentMap, positive: Sequence[str]) -> tuple[list[str], 
     only = extent.class_names if len(extent.class_names) == 1 else positive
     primary = only[0] if len(only) == 1 else None
     others = [k for k, name in enumerate(extent.class_names) if name != primary]
-    names = [f"prob_{primary or 'cancer'}", *(f"prob_{extent.class_names[k]}" for k in others)]
+    together = "positive" if "cancer" in extent.class_names else "cancer"
+    names = [f"prob_{primary or together}", *(f"prob_{extent.class_names[k]}" for k in others)]
     return names, [extent.probability, *(extent.classes[k] for k in others)]
 
 

@@ -1,6 +1,7 @@
 """Lesions: the connected pieces of an ExtentMap's cancer, measured on the glass."""
 
 from dataclasses import dataclass, replace
+from math import pi, sqrt
 
 import numpy as np
 import shapely
@@ -76,11 +77,13 @@ def _measure(extent: ExtentMap, framed: np.ndarray, cells: np.ndarray, corner: t
     probability = extent.probability[rows, cols].astype(np.float64)
     origin = left + corner[1] * cell_x, top + corner[0] * cell_y
     around = framed[corner[0] :, corner[1] :][: cells.shape[0] + 2, : cells.shape[1] + 2]
+    area_mm2 = float(tissue.sum()) * cell_area_mm2(extent.cell_l0, mpp)
     edge_l0 = _edge_points(around, np.pad(cells, 1), extent.threshold)[:, ::-1] * extent.cell_l0
     return Lesion(
         number=0,
-        area_mm2=float(tissue.sum()) * cell_area_mm2(extent.cell_l0, mpp),
-        longest_um=_longest(edge_l0 * (mpp.x, mpp.y)),
+        area_mm2=area_mm2,
+        # Around few cells the map may cross the threshold near their centres; a disc is the shortest shape of its area.
+        longest_um=max(_longest(edge_l0 * (mpp.x, mpp.y)), 2000 * sqrt(area_mm2 / pi)),
         centroid_um=(centre[0] * mpp.x, centre[1] * mpp.y),
         centroid_l0=centre,
         mean_probability=float(probability.mean()),

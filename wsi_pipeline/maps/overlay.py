@@ -148,6 +148,8 @@ def _ground(base: np.ndarray, tissue: TissueMask, view: View) -> np.ndarray:
 
 def _say_extent(extent: ExtentMap, lesions: Sequence[Lesion]) -> list[str]:
     """The caption: areas with their interval, share, lesions, threshold."""
+    if np.isnan(extent.probability).all():
+        return ["Nothing was scored: no tile lies on tissue, or none could be read."]
     span = say_span(extent.cancer_mm2_low, extent.cancer_mm2_high, unit="mm²")
     share = "" if isnan(extent.share) else f" = {say_share(extent.share)}"
     cancer = f"Tumour {say_area(extent.cancer_mm2)}{f' ({span})' if span else ''}"

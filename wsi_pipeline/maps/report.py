@@ -34,7 +34,7 @@ STATUS_WORDS = {
     "failed": ("failed", "bad"),
 }
 REMEDIES = {
-    "partial": "Some tiles could not be read; the hatched areas are not in the numbers. Copy the file again.",
+    "partial": "Some tiles could not be read; the hatched areas count as tissue, not as tumour. Copy the file again.",
     "no_tissue": "Nothing was scored. If there is tissue, look at the tissue picture and its thresholds.",
     "no_mpp": "Give the micrometres per pixel in a manifest column mpp, or with --mpp-default.",
     "unreadable": "Open the file in a viewer; if that fails too, copy or export it again.",

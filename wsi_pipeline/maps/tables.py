@@ -25,11 +25,12 @@ _FREE = ("label", "patient_id", "split", "message", "warnings")  # texts that ot
 _FORMULA = re.compile(r"'*[=+\-@\t]")  # what a spreadsheet would compute, and what would be taken for our mark of it
 
 
-def write_tiles_parquet(path: str | Path, grid: TileGrid, scores: Scores) -> Path:
+def write_tiles_parquet(path: str | Path, grid: TileGrid, scores: Scores, *, threshold: float | None = None) -> Path:
     """A row a tile: `tile`, level-0 top left `x`, `y` (int64), `row`, `col`, `tissue`, `readable`, `prob_<class>`.
 
     Probabilities of a tile that could not be read are NaN. What the numbers refer to lies as JSON in the
-    schema's metadata under `wsi_pipeline`. Raises OSError where the file cannot be written.
+    schema's metadata under `wsi_pipeline`; `threshold` is the map's, the model's own if not given. Raises OSError
+    where the file cannot be written.
     """
     corners = grid.xy_l0
     columns: dict[str, Any] = {
@@ -46,7 +47,7 @@ def write_tiles_parquet(path: str | Path, grid: TileGrid, scores: Scores) -> Pat
         "slide_id": grid.slide.id,
         "model": scores.checkpoint_id,
         "positive": list(scores.positive),
-        "threshold": scores.threshold,
+        "threshold": scores.threshold if threshold is None else threshold,
         "tile_px": grid.tile_px,
         "stride_px": grid.stride_px,
         "mpp": [grid.mpp.x, grid.mpp.y],
@@ -67,7 +68,7 @@ def write_slides_table(results: Sequence[SlideResult], folder: str | Path) -> tu
     so slide_id, which may begin with these too: it comes back as it is. Raises OSError where a file cannot be written.
     """
     names = [item.name for item in fields(SlideResult)]
-    rows = [{name: _plain(getattr(result, name)) for name in names} for result in results]
+    rows = [{name: _plain(getattr(result, name)) for name in names} | _unknown(result) for result in results]
     columns = {item.name: _column([row[item.name] for row in rows], item.type) for item in fields(SlideResult)}
     parquet = _write_parquet(Path(folder) / "slides.parquet", pa.table(columns))
     return _write_csv(Path(folder) / "slides.csv", names, rows), parquet
@@ -78,6 +79,12 @@ def write_failures(results: Sequence[SlideResult], folder: str | Path) -> Path:
     failed = [result for result in results if result.status in FAILED]
     rows = [{name: _plain(getattr(result, name)) for name in FAILURE_COLUMNS} for result in failed]
     return _write_csv(Path(folder) / "failures.csv", FAILURE_COLUMNS, rows)
+
+
+def _unknown(result: SlideResult) -> dict[str, None]:
+    """Counts of what was not counted: lesions where there is no map, tiles of a slide that failed."""
+    no_map = ("lesions",) if math.isnan(result.cancer_mm2) else ()
+    return dict.fromkeys((*no_map, *(("tiles", "unreadable_tiles") if result.status in FAILED else ())))
 
 
 def _plain(value: Any) -> Any:
@@ -112,8 +119,16 @@ def _quoted(text: str) -> str:
 
 
 def _column(values: Sequence[Any], kind: Any) -> pa.Array:
-    """Fields of one type, float, int or text, as they are in SlideResult."""
-    return _numbers(np.array(values, _NUMBERS[kind])) if kind in _NUMBERS else _texts(values)
+    """Fields of one type, float, int or text, as they are in SlideResult; None where a count is not known."""
+    if kind not in _NUMBERS:
+        return _texts(values)
+    numbers = _numbers(np.array([value or 0 for value in values], _NUMBERS[kind]))
+    known = np.array([value is not None for value in values], bool)
+    return (
+        numbers
+        if known.all()
+        else pa.Array.from_buffers(numbers.type, len(values), [_bits(known), numbers.buffers()[1]])
+    )
 
 
 def _numbers(values: np.ndarray) -> pa.Array:

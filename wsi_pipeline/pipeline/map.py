@@ -58,7 +58,18 @@ def map_slide(store_path: str, maps: str, model: str, key: str, settings: Mappin
         slide_id=store.grid.slide.id,
         status=_status(mapped),
         slide=store.grid.slide,
-        warnings=(*store.warnings, *scores.remarks),
+        warnings=(*store.warnings, *scores.remarks, *_gaps(mapped.grid)),
+    )
+
+
+def _gaps(grid: TileGrid) -> tuple[str, ...]:
+    """What the reader of a map must know where tiles leave gaps."""
+    if grid.stride_px <= grid.tile_px:
+        return ()
+    share = (grid.tile_px / grid.stride_px) ** 2
+    return (
+        f"tiles of {grid.tile_px} px every {grid.stride_px} px: about {share:.0%} of the tissue was looked at, which "
+        "stands for the rest; the intervals do not tell of that",
     )
 
 
@@ -109,7 +120,8 @@ def _asap(mapped: _Mapped, stem: Path) -> None:
 
 
 def _tiles_geojson(mapped: _Mapped, stem: Path) -> None:
-    write_tiles(_path(stem, "tiles.geojson.gz"), mapped.grid, mapped.scores, full_frame=mapped.settings.full_frame)
+    path, how = _path(stem, "tiles.geojson.gz"), {"threshold": mapped.extent.threshold}
+    write_tiles(path, mapped.grid, mapped.scores, full_frame=mapped.settings.full_frame, **how)
 
 
 def _geopackage(mapped: _Mapped, stem: Path) -> None:
@@ -118,7 +130,7 @@ def _geopackage(mapped: _Mapped, stem: Path) -> None:
 
 
 def _parquet(mapped: _Mapped, stem: Path) -> None:
-    write_tiles_parquet(_path(stem, "tiles.parquet"), mapped.grid, mapped.scores)
+    write_tiles_parquet(_path(stem, "tiles.parquet"), mapped.grid, mapped.scores, threshold=mapped.extent.threshold)
 
 
 _WRITERS = {
