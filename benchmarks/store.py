@@ -73,7 +73,7 @@ def stock(folder: Path, tiles: np.ndarray, shard: int | None) -> zarr.Array:
     shape = tiles.shape[1:]
     return zarr.create_array(
         folder, shape=tiles.shape, dtype="uint8", chunks=(1, *shape), shards=(shard, *shape) if shard else None,
-        compressors=ZstdCodec(level=ZSTD_LEVEL), zarr_format=3,
+        compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True), zarr_format=3,
     )  # fmt: skip
 
 

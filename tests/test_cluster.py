@@ -248,6 +248,20 @@ def test_workers_that_never_come_back_are_told(monkeypatch):
             list(cluster.map(square, [(1,)]))
 
 
+def test_waiting_to_run_alone_ends_when_the_workers_are_gone_or_all_is_to_end(monkeypatch):
+    monkeypatch.setattr(cluster_module, "NO_WORKER_S", 0.2)
+    monkeypatch.setattr(cluster_module, "_END_S", 0.2)
+    with open_cluster("threads", workers=1) as cluster:
+        cluster._gate.enter(cluster._watch(0))  # a task that never ends
+        for gone, said in ((True, "no workers left"), (False, "stopped")):
+            monkeypatch.setattr(cluster, "_has_workers", lambda gone=gone: not gone)
+            if not gone:
+                cluster.stop()
+            with pytest.raises(ClusterError, match=said):
+                cluster._alone(square, (1,))
+        assert not cluster._gate._closed
+
+
 LENT = """
 import time
 from dask.distributed import LocalCluster

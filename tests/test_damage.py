@@ -21,7 +21,7 @@ from wsi_pipeline.slide.synthetic import draw_slide
 from wsi_pipeline.tiles.making import create_store, mark_complete
 from wsi_pipeline.tiles.store import open_store
 
-COPIED = ["tiles.store=jpeg", "tiles.tile_px=256", "tiles.shard_tiles=4"]  # each tile is one of the slide's own
+COPIED = ["tiles.store=jpeg", "tiles.tile_px=256", "tiles.shard_tiles=5"]  # each tile one of the slide's own
 WAYS = {"pixels": [], "jpeg": ["tiles.store=jpeg"], "copied": COPIED, "coordinates": ["tiles.store=coordinates"]}
 MUCH = "tiles.max_unreadable=0.5"
 

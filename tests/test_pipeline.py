@@ -18,7 +18,7 @@ import shapely
 import zarr
 
 from wsi_pipeline.config import Config, load_config
-from wsi_pipeline.errors import ConfigError, StoreError
+from wsi_pipeline.errors import ConfigError, StoreError, WorkersGoneError
 from wsi_pipeline.maps.result import SlideResult, without_result
 from wsi_pipeline.pipeline.folder import RunFolder, open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
@@ -258,6 +258,58 @@ def test_a_broken_run_json_is_refused_and_overwrite_goes_on(tmp_path):
         with pytest.raises(StoreError, match=r"cannot be read .* use another --out, or --overwrite"):
             open_run_folder(tmp_path / "run", resume=resume)
     assert open_run_folder(tmp_path / "run", overwrite=True).account() and not any(folder.root.glob("records/*"))
+
+
+def test_jpegs_of_the_slide_that_our_decoder_refuses_are_read_as_openslide_does(slide, tmp_path, monkeypatch):
+    entries, config = [SlideEntry("a", str(slide))], knobs("tiles.store=jpeg", "tiles.tile_px=256")
+    stores = []
+    for name in ("own", "refused"):
+        folder = open_run_folder(tmp_path / name)
+        (row,) = run_cohort(entries, folder, config, until="tile")
+        assert row.unreadable_tiles == 0
+        stores.append(open_store(folder.store("a")))
+        monkeypatch.setattr("wsi_pipeline.tiles.pixels._decodes", lambda *_: False)
+    (own, _), (encoded, readable) = (store.read_jpegs(0, store.n_tiles) for store in stores)
+    assert readable.all() and len(set(own) - set(encoded)) > len(own) / 2  # those at the edge are encoded in any case
+    pixels = [store.read(0, store.n_tiles)[0].astype(int) for store in stores]
+    assert 0 < np.abs(pixels[0] - pixels[1]).mean() < 5  # encoded once more
+
+
+def test_a_store_that_cannot_be_reached_for_a_moment_is_kept(slide, tmp_path, monkeypatch):
+    entries, folder = [SlideEntry("a", str(slide))], open_run_folder(tmp_path / "run")
+    ran(entries, folder, knobs())
+
+    def stale(*_: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wsi_pipeline.tiles.store.read_grid", stale)
+        (row,), _ = ran(entries, folder, knobs("maps.threshold=0.4"))
+    assert row.status == "failed" and "Stale file handle" in row.message
+    assert open_store(folder.store("a")).status == "complete"
+
+
+def test_maps_that_could_not_be_drawn_leave_none_of_other_knobs(slide, tmp_path, monkeypatch):
+    entries, folder = [SlideEntry("a", str(slide))], open_run_folder(tmp_path / "run")
+    _, classifier = ran(entries, folder, knobs())
+
+    def full(*_: object, **__: object) -> None:
+        raise StoreError("disk full")
+
+    monkeypatch.setattr("wsi_pipeline.pipeline.map.write_geopackage", full)
+    (row,), _ = ran(entries, folder, knobs("maps.threshold=0.4"), classifier)
+    assert row.status == "failed" and not Path(folder.maps, "a_likelihood_map.tif").exists()
+
+
+def test_a_run_whose_workers_are_gone_ends_and_fails_no_slide(slide, tmp_path, monkeypatch):
+    def gone(*_: object, **__: object) -> None:
+        raise WorkersGoneError("no workers left for 60 s")
+
+    monkeypatch.setattr("wsi_pipeline.pipeline.steps.fill_store", gone)
+    folder = open_run_folder(tmp_path / "run")
+    with pytest.raises(WorkersGoneError):
+        ran([SlideEntry(name, str(slide)) for name in "abc"], folder, knobs())
+    assert all(folder.last_told(name) is None for name in "abc")
 
 
 def test_maps_are_drawn_anew_from_the_tiles_of_a_slide_that_is_gone(slide, tmp_path):

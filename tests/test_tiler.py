@@ -116,6 +116,14 @@ def test_an_interrupted_slide_goes_on_with_its_missing_shards(tmp_path, threads)
     assert np.array_equal(open_store(store.path).read(79, 80)[0][0], pixels[-TILE:, -TILE:])
 
 
+def test_a_task_for_a_store_that_was_made_anew_writes_nothing_into_it(tmp_path):
+    store = a_store(tmp_path, a_slide(tmp_path)[0])
+    with pytest.raises(StoreError, match=r"made anew meanwhile .*; run again with --resume"):
+        cut_shards(store.path, [0], (), "key of the store before")
+    assert len(missing_shards(store)) == len(store.shards)
+    assert cut_shards(store.path, [0], (), store.key)
+
+
 def test_a_task_done_once_more_cuts_only_what_its_worker_had_not(tmp_path):
     slide, _ = a_slide(tmp_path)
     store = a_store(tmp_path, slide)

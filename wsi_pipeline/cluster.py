@@ -17,7 +17,7 @@ from typing import Any
 
 from dask.distributed import Client, KilledWorker, get_worker
 
-from wsi_pipeline.errors import ClusterError, StalledError
+from wsi_pipeline.errors import ClusterError, StalledError, WorkersGoneError
 from wsi_pipeline.gpus import Gpus
 from wsi_pipeline.stall import answer_within
 
@@ -60,14 +60,22 @@ class Cluster:
     """
 
     def __init__(
-        self, executor: Executor, n_workers: int, client: Client | None = None, *, gpus: Gpus | None = None
+        self,
+        executor: Executor,
+        n_workers: int,
+        client: Client | None = None,
+        *,
+        gpus: Gpus | None = None,
+        patience_s: float | None = None,
     ) -> None:
+        """`patience_s`: how long tasks wait without any worker before the run is given up; NO_WORKER_S if not given."""
         self.n_workers = n_workers
         self.gpus = gpus
         self._executor = executor
         self._client = client
         self.spent: Counter[str] = Counter()
         self.stall_s: float | None = None
+        self._patience_s = patience_s
         self._stopped = math.inf  # when, by the monotonic clock
         self._counting = Lock()
         self._gate = _Gate()
@@ -111,7 +119,7 @@ class Cluster:
             self._let_end(under_way)
 
     def _start(self, function: Callable[..., Any], args: Args) -> Future[Any]:
-        self._gate.enter()
+        self._gate.enter(self._watch(0))
         try:
             future = self._executor.submit(_run, function, args, self.stall_s)
         except BaseException:
@@ -147,11 +155,11 @@ class Cluster:
         except KilledWorker:
             return self._alone(function, args)
         except CancelledError as error:
-            raise ClusterError(f"connection to the cluster lost during {_call(function, args)}") from error
+            raise WorkersGoneError(f"connection to the cluster lost during {_call(function, args)}") from error
 
     def _alone(self, function: Callable[..., Any], args: Args) -> Any:
         """Run a task that was on a worker that died once more, with no other task on any worker."""
-        with self._gate.alone():
+        with self._gate.alone(self._watch(1)):
             future = self._executor.submit(_run, function, args, self.stall_s)
             self._next_done([future])
             if worker := _left_stalled(future):
@@ -175,16 +183,29 @@ class Cluster:
         self._stopped = monotonic()
 
     def _next_done(self, under_way: Iterable[Future[Any]]) -> set[Future[Any]]:
-        """Wait for the next task to end; ClusterError when the workers are gone for good, or all is to end."""
-        futures, without = list(under_way), 0.0
-        look_s = min(_LOOK_S, NO_WORKER_S)
-        while not (done := wait(futures, timeout=look_s, return_when=FIRST_COMPLETED).done):
-            if monotonic() > self._stopped + _END_S:
-                raise ClusterError(f"stopped; {len(futures)} tasks were still under way")
-            without = 0 if self._has_workers() else without + look_s
-            if without > NO_WORKER_S:
-                raise ClusterError(f"no workers left for {NO_WORKER_S:.0f} s; {len(futures)} tasks lost")
+        """Wait for the next task to end; errors as of `_watch`."""
+        futures = list(under_way)
+        look = self._watch(len(futures))
+        while not (done := wait(futures, timeout=_look_s(), return_when=FIRST_COMPLETED).done):
+            look()
         return done
+
+    def _watch(self, tasks: int) -> Callable[[], None]:
+        """To be called once in `_look_s` while something is waited for.
+
+        It raises ClusterError when all is to end, WorkersGoneError when the workers are gone for good.
+        """
+        without, patience_s = 0.0, self._patience_s or NO_WORKER_S
+
+        def look() -> None:
+            nonlocal without
+            if monotonic() > self._stopped + _END_S:
+                raise ClusterError(f"stopped; {tasks} tasks were still under way")
+            without = 0 if self._has_workers() else without + _look_s()
+            if without > patience_s:
+                raise WorkersGoneError(f"no workers left for {patience_s:.0f} s; {tasks} tasks lost")
+
+        return look
 
     def _let_end(self, under_way: Iterable[Future[Any]]) -> None:
         """Wait for all of these tasks, as long as there is a hope that they end."""
@@ -207,9 +228,9 @@ class _Gate:
         self._inside = 0
         self._closed = False
 
-    def enter(self) -> None:
+    def enter(self, look: Callable[[], None]) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: not self._closed)
+            self._wait_for(lambda: not self._closed, look)
             self._inside += 1
 
     def leave(self) -> None:
@@ -218,17 +239,27 @@ class _Gate:
             self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, look: Callable[[], None]) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: not self._closed)
+            self._wait_for(lambda: not self._closed, look)
             self._closed = True
-            self._changed.wait_for(lambda: self._inside == 0)
         try:
+            with self._changed:
+                self._wait_for(lambda: self._inside == 0, look)
             yield
         finally:
             with self._changed:
                 self._closed = False
                 self._changed.notify_all()
+
+    def _wait_for(self, so: Callable[[], bool], look: Callable[[], None]) -> None:
+        """Wait until it is so, with the lock held; `look` may end that with an error."""
+        while not self._changed.wait_for(so, timeout=_look_s()):
+            look()
+
+
+def _look_s() -> float:
+    return min(_LOOK_S, NO_WORKER_S)
 
 
 def _run(function: Callable[..., Any], args: Args, stall_s: float | None) -> tuple[Any, float]:

@@ -57,3 +57,7 @@ class ModelError(WsiError, ValueError):
 
 class ClusterError(WsiError, RuntimeError):
     """Workers that died or never came, or a resource that no worker offers."""
+
+
+class WorkersGoneError(ClusterError):
+    """No worker is left, or no scheduler: nothing of the run can go on."""

@@ -142,15 +142,16 @@ def _slurm_cluster(settings: SlurmSettings, folder: str) -> Iterator[Cluster]:
     }
     with (
         _silenced(),
+        dask.config.set(_CONFIG),  # here, too: it is this process that cancels jobs whose workers are gone
         slurm_client(settings, folder, environment=environment, options=_SCHEDULER) as client,
     ):
         refuse_other_versions(client)
-        survey, n_workers = Survey(client), settings.jobs * settings.cores
+        survey, n_workers, patience_s = Survey(client), settings.jobs * settings.cores, 60 * settings.wait_min
         if not settings.gpu_jobs:
-            yield Cluster(client.get_executor(pure=False), n_workers, client)
+            yield Cluster(client.get_executor(pure=False), n_workers, client, patience_s=patience_s)
             return
-        gpus = Gpus(client, survey, n_gpus=settings.gpu_jobs, patience_s=60 * settings.wait_min)
-        yield Cluster(Readers(client, survey), n_workers, client, gpus=gpus)
+        gpus = Gpus(client, survey, n_gpus=settings.gpu_jobs, patience_s=patience_s)
+        yield Cluster(Readers(client, survey), n_workers, client, gpus=gpus, patience_s=patience_s)
 
 
 def refuse_other_versions(client: Client) -> None:

@@ -186,7 +186,7 @@ class RunFolder:
     def _append(path: Path, line: str) -> None:
         data = (line.replace("\n", " ") + "\n").encode("utf-8", "replace")
         with writing(path, len(data)), path.open("a+b", buffering=0) as file:
-            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+            if file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
                 data = b"\n" + data  # after half a line, all that a full disk or a kill let through
             if (written := file.write(data)) < len(data):
                 raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes written")

@@ -126,7 +126,7 @@ def _finish(run: Run, work: Work) -> SlideResult:
     """Let the slide go, and tell of it."""
     assert work.result is not None
     result = work.result
-    if result.status in FAILED:
+    if result.status in FAILED and run.claims.holds(result.slide_id):
         run.folder.record_failure(result)
     run.claims.free(result.slide_id)
     run.tell(

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 
-from wsi_pipeline.errors import ClusterError, SlideError, StalledError, StoreError
+from wsi_pipeline.errors import ClusterError, SlideError, StalledError, StoreError, WorkersGoneError
 from wsi_pipeline.keys import mapping_key, scoring_key, tiling_key
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.outputs import ENDINGS, MappingSettings, map_files, mapping_settings
@@ -29,11 +29,16 @@ from wsi_pipeline.tiles.tiler import check_readable
 
 
 def attempt(run: Run, step: Callable[[Run, Work], None], work: Work) -> Work:
-    """Take one step; whatever goes wrong ends this slide alone. The one broad except of the package."""
+    """Take one step; whatever goes wrong ends this slide alone. The one broad except of the package.
+
+    Raises WorkersGoneError, as no slide has a chance then.
+    """
     if work.result is not None or work.elsewhere:
         return work
     try:
         step(run, work)
+    except WorkersGoneError:
+        raise
     except Exception as error:
         work.result = failure(run, work, error)
     return work
@@ -60,7 +65,7 @@ def tile_slide(run: Run, work: Work) -> None:
         if run.until == "map" and (kept := _kept(run, work)) is not None:
             work.result = kept
             return
-    _forget(run, entry.slide_id)
+    _forget(run, work)
     _cut(run, work)
 
 
@@ -202,16 +207,20 @@ def _kept(run: Run, work: Work) -> SlideResult | None:
     return as_recorded(found[0], work)
 
 
-def _forget(run: Run, slide_id: str) -> None:
+def _forget(run: Run, work: Work) -> None:
     """Take back what is told of a slide before it is worked on.
 
     That is how it failed and, before its maps are drawn anew, its record and its files of outputs that are off now: of
-    older maps, they would pass for files of the new ones.
+    older maps, they would pass for files of the new ones. So would all, where they are of other knobs and an error ends
+    the drawing.
     """
-    draws = run.until == "map"  # `tile` and `score` touch no maps
+    slide_id, draws = work.entry.slide_id, run.until == "map"  # `tile` and `score` touch no maps
+    found = run.folder.recorded(slide_id) if draws else None
     run.folder.forget(slide_id, record=draws)
     if draws:
-        run.folder.drop(map_files(slide_id, frozenset(ENDINGS) - mapping_settings(run.config, "").outputs))
+        same = found is not None and found[1] == work.maps_key
+        old = mapping_settings(run.config, "").outputs if same else frozenset()
+        run.folder.drop(map_files(slide_id, frozenset(ENDINGS) - old))
 
 
 def _row_so_far(run: Run, work: Work, tiles: int) -> SlideResult:

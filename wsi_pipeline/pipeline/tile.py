@@ -94,12 +94,18 @@ def _tell_slide(store: TileStore, slide: Slide) -> None:
 
 
 def _same_store(store_path: str, key: str) -> TileStore | None:
-    """The store that is there, if it is whole and was made from the same; any other store of ours is removed."""
+    """The store that is there, if it is whole and was made from the same; any other store of ours is removed.
+
+    Raises StoreError, and leaves it, where it cannot be reached: a disk or network that fails for a moment.
+    """
     if not place_of(store_path).taken():
         return None
     try:
         store = open_store(store_path, complete=False)
-    except StoreError:
+    except StoreError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+            raise
         delete_store(store_path)
         return None
     if store.key == key and store.is_whole():

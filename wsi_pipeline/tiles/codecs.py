@@ -21,7 +21,7 @@ WHITE = 255
 
 _H_AND_E_AS_JPEG = 1 / 3  # of the raw pixels; at quality 90 it takes a sixth, at 95 a quarter
 
-_ZSTD = Zstd(level=ZSTD_LEVEL)
+_ZSTD = Zstd(level=ZSTD_LEVEL, checksum=True)  # without it a hole in a tile is mostly decoded to other pixels
 _ONE_ITEM = (1).to_bytes(4, "little")  # Zarr's vlen-bytes: number of items, then each with its length before it
 
 

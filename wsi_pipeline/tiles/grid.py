@@ -165,7 +165,7 @@ def _sums_between(values: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> 
     `starts` and `stops` (tiles,) are fractional cell positions. Sums only grow along the axis, so cells
     of zeros give exactly 0 and no difference is negative.
     """
-    padding = np.zeros((1, values.shape[1]))
+    padding = np.zeros((1, values.shape[1]), values.dtype)  # of bool, or the whole mask would become float64
     sums = np.concatenate([padding, np.cumsum(values, axis=0, dtype=np.float64)])
     cells = np.concatenate([values, padding])
 

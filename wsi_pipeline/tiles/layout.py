@@ -26,7 +26,7 @@ from wsi_pipeline.tiles.grid import TileGrid
 ATTRIBUTES = "wsi_pipeline"
 SCHEMA = 2
 
-_ZSTD = ZstdCodec(level=ZSTD_LEVEL)
+_ZSTD = ZstdCodec(level=ZSTD_LEVEL, checksum=True)
 _IMAGE_CHUNK = 1024
 _GRID_NUMBERS = ("tile_px", "stride_px", "rows", "cols", "edge")
 _TISSUE_ARRAYS = ("mask", "thumbnail")

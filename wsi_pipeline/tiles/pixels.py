@@ -4,7 +4,7 @@ import numpy as np
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.slide.handles import drop_reader, reader_for
-from wsi_pipeline.slide.jpeg import encode
+from wsi_pipeline.slide.jpeg import decode_into, encode
 from wsi_pipeline.slide.reader import PLAIN, Reading
 from wsi_pipeline.tiles.grid import TileGrid
 
@@ -37,23 +37,36 @@ def read_tiles(
 
 
 def read_jpegs(
-    grid: TileGrid, start: int, stop: int, reading: Reading = PLAIN, *, quality: int
+    grid: TileGrid, start: int, stop: int, reading: Reading = PLAIN, *, quality: int, checked: bool = False
 ) -> tuple[list[bytes], np.ndarray]:
     """The same tiles as one JPEG each, and (n,) bool.
 
     Where a tile is just one of the slide's own, its bytes are copied and not decoded; else it is encoded at
-    `quality` (1-100).
+    `quality` (1-100). With `checked` they are decoded, and from the first that our decoder refuses on: other readers
+    take files with bytes too many, so what it refuses is read as other tiles are.
     """
     jpegs, readable = [], np.ones(stop - start, dtype=bool)
-    size_px = (grid.tile_px, grid.tile_px)
+    size_px, looked = (grid.tile_px, grid.tile_px), checked
     for index, box in enumerate(grid.boxes_l0(start, stop).tolist()):
         jpeg = reader_for(grid.slide, reading).own_jpeg(tuple(box), size_px)
+        if jpeg is not None and (checked or not looked):
+            looked = True
+            if not _decodes(jpeg, grid.tile_px):
+                jpeg, checked = None, True
         if jpeg is None:
             pixels = _read_twice(grid, tuple(box), reading)
             readable[index] = pixels is not None
             jpeg = encode(np.full((*size_px, 3), WHITE, np.uint8) if pixels is None else pixels, quality)
         jpegs.append(jpeg)
     return jpegs, readable
+
+
+def _decodes(jpeg: bytes, tile_px: int) -> bool:
+    try:
+        decode_into(jpeg, np.empty((tile_px, tile_px, 3), np.uint8))
+    except ValueError:
+        return False
+    return True
 
 
 def _read_twice(grid: TileGrid, box_l0: Box, reading: Reading, out: np.ndarray | None = None) -> np.ndarray | None:

@@ -54,18 +54,18 @@ class CutResult:
     store_s: float
 
 
-def cut_shard(store_path: str, shard: int, *, anew: bool = False) -> ShardDone:
+def cut_shard(store_path: str, shard: int, *, anew: bool = False, key: str | None = None) -> ShardDone:
     """Read the tiles of one shard from the slide and write them to the store.
 
     Opens both by path; the slide's handle stays open for the thread's next shard. `anew`: it is there, with tiles
     that could not be read; then JPEGs are looked at, not copied unseen. Raises SlideError where the slide cannot be
-    opened, StoreError where the disk is full.
+    opened, StoreError where the disk is full, or where the store is of another `key` than given.
     """
     started = perf_counter()
-    store = _opened(store_path)
+    store = _opened(store_path, key)
     start, stop = store.shards[shard]
     if store.codec == "jpeg":
-        jpegs, readable = read_jpegs(store.grid, start, stop, store.reading, quality=store.quality)
+        jpegs, readable = read_jpegs(store.grid, start, stop, store.reading, quality=store.quality, checked=anew)
         if anew:
             readable &= decode_jpeg(jpegs, store.grid.tile_px)[1]
         write: Callable[[np.ndarray], None] = partial(write_jpegs, store, shard, jpegs)
@@ -81,22 +81,24 @@ def cut_shard(store_path: str, shard: int, *, anew: bool = False) -> ShardDone:
     return ShardDone(shard, stop - start, int((~readable).sum()), perf_counter() - started, reading_s)
 
 
-def cut_shards(store_path: str, shards: Sequence[int], anew: Collection[int] = ()) -> list[ShardDone]:
+def cut_shards(
+    store_path: str, shards: Sequence[int], anew: Collection[int] = (), key: str | None = None
+) -> list[ShardDone]:
     """Cut shards one after the other, as `cut_shard` does, those of `anew` anew: the task of a worker.
 
     Others that are there already are left: a worker that died at this task cut them.
     """
     done, alive = [], life_sign()
     for shard in shards:
-        before = None if shard in anew else _cut_before(store_path, shard)
-        done.append(before or cut_shard(store_path, shard, anew=shard in anew))
+        before = None if shard in anew else _cut_before(store_path, shard, key)
+        done.append(before or cut_shard(store_path, shard, anew=shard in anew, key=key))
         alive()
     return done
 
 
-def _cut_before(store_path: str, shard: int) -> ShardDone | None:
+def _cut_before(store_path: str, shard: int, key: str | None) -> ShardDone | None:
     """What is known of a shard that is there; None of one to be cut."""
-    store = _opened(store_path)
+    store = _opened(store_path, key)
     if not all(map(store.place.has, store.shard_files(shard))):
         return None
     start, stop = store.shards[shard]
@@ -123,7 +125,7 @@ def cut_tiles(
     damaged = _damaged_shards(store, missing)
     shards = sorted({*missing, *damaged})
     unreadable, reading_s, store_s = 0, 0.0, 0.0
-    work = ((store.path, run, damaged.intersection(run)) for run in _runs(shards, cluster.workers_a_slide))
+    work = ((store.path, run, damaged.intersection(run), store.key) for run in _runs(shards, cluster.workers_a_slide))
     with closing(cluster.map(cut_shards, work)) as runs:
         for done in (shard for _, run in runs for shard in run):
             unreadable += done.unreadable
@@ -176,18 +178,25 @@ def _runs(shards: Sequence[int], workers: int) -> Iterator[Sequence[int]]:
         at += size
 
 
-def _opened(store_path: str) -> TileStore:
-    """The store, opened once for all its shards: that takes 5 ms, a tenth of a shard."""
+def _opened(store_path: str, key: str | None) -> TileStore:
+    """The store of that key, if one is given, opened once for all its shards: that takes 5 ms, a tenth of a shard.
+
+    Raises StoreError where another lies there.
+    """
     try:
         version = place_of(store_path).version(ABOUT)
     except (OSError, StoreError):
         return open_store(store_path, complete=False)  # tells what is wrong
-    return _open_once(store_path, version)
+    return _open_once(store_path, version, key)
 
 
 @lru_cache(maxsize=2)
-def _open_once(store_path: str, _version: tuple[object, ...]) -> TileStore:
-    return open_store(store_path, complete=False)
+def _open_once(store_path: str, _version: tuple[object, ...], key: str | None) -> TileStore:
+    """A network disk may tell an old version for a minute: so the key counts, too."""
+    store = open_store(store_path, complete=False)
+    if key not in (None, store.key):
+        raise StoreError(f"{store_path}: made anew meanwhile (key {store.key}, not {key}); run again with --resume")
+    return store
 
 
 def _damaged_shards(store: TileStore, missing: Collection[int]) -> set[int]:
