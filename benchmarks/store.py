@@ -5,7 +5,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
         benchmark.settings |= {"tiles": int(written), "tile_px": TILE, "shard_tiles": SHARD}
         benchmark.settings |= {"zstd_share_of_raw": round(disk(Path(store.path)) / tiles.nbytes, 3)}
         benchmark.results = [
-            writing(folder, store, tiles, turns), *reading(folder, store, tiles, turns),
+            writing(folder, path, tiles, turns), *reading(folder, store, tiles, turns),
             copying(folder, path, store, turns),
         ]  # fmt: skip
     finish(benchmark, asked.json)
@@ -77,15 +77,20 @@ def stock(folder: Path, tiles: np.ndarray, shard: int | None) -> zarr.Array:
     )  # fmt: skip
 
 
-def writing(folder: Path, store: TileStore, tiles: np.ndarray, turns: int) -> Result:
-    files, shards = stock(folder / "files.zarr", tiles, None), stock(folder / "shards.zarr", tiles, SHARD)
+def writing(folder: Path, path: Path, tiles: np.ndarray, turns: int) -> Result:
+    """Into stores and arrays that were laid before the clock runs, new ones each time."""
+    new = range(turns + 1)
+    stores = iter([new_store(folder / f"own{n}.zarr", path) for n in new])
+    files = iter([stock(folder / f"files{n}.zarr", tiles, None) for n in new])
+    shards = iter([stock(folder / f"shards{n}.zarr", tiles, SHARD) for n in new])
 
-    def by_zarr(array: zarr.Array) -> float:
+    def by_zarr(arrays: Iterator[zarr.Array]) -> float:
+        array = next(arrays)
         for start in range(0, len(tiles), SHARD):
             array[start : start + SHARD] = tiles[start : start + SHARD]
         return len(tiles)
 
-    ways: dict[str, Way] = {"own": partial(write_all, store, tiles), "zarr, file a tile": partial(by_zarr, files)}
+    ways: dict[str, Way] = {"own": lambda: write_all(next(stores), tiles), "zarr, file a tile": partial(by_zarr, files)}
     rates = take_turns(ways | {"zarr, shards": partial(by_zarr, shards)}, rounds=turns)
     return Result(f"write, zstd {ZSTD_LEVEL} both, batches of 64", "tile", "own", "zarr, file a tile", rates, 4.0)
 
