@@ -13,7 +13,8 @@ from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.models import build_densenet, build_model
 from wsi_pipeline.scores.ahead import AHEAD, read_ahead, reading
-from wsi_pipeline.scores.infer import Scorer, check_fit, score_tiles
+from wsi_pipeline.scores.fit import check_fit
+from wsi_pipeline.scores.infer import Scorer, score_tiles
 from wsi_pipeline.scores.torch_engine import reduced
 
 CPU = "cpu"

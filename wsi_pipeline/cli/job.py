@@ -61,7 +61,8 @@ def work(
     """
     refuse_mixture(folder.account(), pseudonyms)
     folder.check_workers(config.run.scheduler)
-    entries, beyond = entries[: config.run.limit], entries[len(entries[: config.run.limit]) :]
+    limit = config.run.limit or len(entries)
+    entries, beyond = entries[:limit], entries[limit:]
     kept = [entry for entry, row in zip(beyond, _told_of(beyond, folder), strict=True) if row]
     account = _account([*entries, *kept], config, model or {}) | {"pseudonyms": pseudonyms}
     folder.write_account(account)

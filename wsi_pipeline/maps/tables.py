@@ -124,11 +124,9 @@ def _column(values: Sequence[Any], kind: Any) -> pa.Array:
         return _texts(values)
     numbers = _numbers(np.array([value or 0 for value in values], _NUMBERS[kind]))
     known = np.array([value is not None for value in values], bool)
-    return (
-        numbers
-        if known.all()
-        else pa.Array.from_buffers(numbers.type, len(values), [_bits(known), numbers.buffers()[1]])
-    )
+    if known.all():
+        return numbers
+    return pa.Array.from_buffers(numbers.type, len(values), [_bits(known), numbers.buffers()[1]])
 
 
 def _numbers(values: np.ndarray) -> pa.Array:

@@ -19,7 +19,7 @@ from wsi_pipeline.pipeline.heard import heard
 from wsi_pipeline.pipeline.score import Classifier
 from wsi_pipeline.scores.adaptive import Adaptive
 from wsi_pipeline.scores.engines import Decoding, EngineName, Precision
-from wsi_pipeline.scores.infer import input_px
+from wsi_pipeline.scores.fit import input_px
 
 _opening = Lock()
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.learn.checkpoint import load_checkpoint
 from wsi_pipeline.scores.adaptive import Adaptive
 from wsi_pipeline.scores.engines import Decoding, EngineName, Precision, pick_device
-from wsi_pipeline.scores.infer import BATCH, Scorer, input_px, kind_of, score_tiles
+from wsi_pipeline.scores.fit import input_px
+from wsi_pipeline.scores.infer import BATCH, Scorer, kind_of, score_tiles
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
 from wsi_pipeline.scores.unfinished import drop_logits
 from wsi_pipeline.tiles.store import open_store

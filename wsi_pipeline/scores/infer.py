@@ -10,20 +10,18 @@ from time import perf_counter
 import numpy as np
 
 from wsi_pipeline.errors import ConfigError, ModelError
-from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.learn.architectures import MIN_INPUT_PX
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.probabilities import probabilities
 from wsi_pipeline.scores.adaptive import Adaptive, lattice_step, score_where_open
 from wsi_pipeline.scores.ahead import Pixels, read_ahead, reading
 from wsi_pipeline.scores.dense import CELL_PX, lay_windows, window_logits
 from wsi_pipeline.scores.engines import EngineName, Precision, open_decoder, open_engine
+from wsi_pipeline.scores.fit import check_fit, slide_mpp
 from wsi_pipeline.scores.store import Scores, p_cancer
 from wsi_pipeline.scores.unfinished import Unfinished, keep_logits
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store import TileStore
 
-MPP_TOLERANCE = 0.05  # objectives called 20x and 40x differ by about as much between scanners
 BATCH = {"cpu": 16, "cuda": 256}  # tiles read at a time and, on a GPU, scored at once
 _READERS = {"cpu": 1, "cuda": 4}  # threads reading ahead: on a CPU the network needs the cores
 _DECODING_READERS = 2  # on the scoring device: one reads while the other decodes, and batches wait in its memory
@@ -36,41 +34,6 @@ log = logging.getLogger(__name__)
 def kind_of(device: str) -> str:
     """cpu or cuda."""
     return device.partition(":")[0]
-
-
-def check_fit(grid: TileGrid, checkpoint: Checkpoint, *, resample: bool = False) -> int:
-    """Side in px at which the model gets the tiles: `tile_px`, or less when they are to be reduced.
-
-    Within 5 % of the model's um/px (x and y each), tiles of the model's input size go in as they are.
-    With `resample`, two things more are done knowingly; pixels are never enlarged:
-
-    - the scale fits, the size does not: the tile goes in whole and unchanged, at its own size. A DenseNet
-      takes any from 32 px on; the model then sees another field of view than it was trained on.
-    - tiles are finer than the model: the tile is reduced to round(tile_px * mpp / model mpp) px, which brings
-      its pixels to the model's scale, by exact means of blocks when that is a whole fraction (512 px at
-      0.25 um/px -> 256 px at 0.5), else by an antialiased triangle filter. The field of view is the tile's.
-
-    Raises ModelError with both numbers and the knob to set when they do not agree, and for a model that
-    cannot score slides: no positive class, grey input, or no scale.
-    """
-    return input_px(checkpoint, grid.tile_px, grid.mpp, resample=resample)
-
-
-def input_px(checkpoint: Checkpoint, tile_px: int, tile_mpp: Mpp, *, resample: bool = False) -> int:
-    """As `check_fit`, for tiles of `tile_px` px at `tile_mpp`, which need not be there yet."""
-    mpp = _slide_mpp(checkpoint)
-    have = f"tiles are {tile_px} px at {tile_mpp.x:.4g} x {tile_mpp.y:.4g} um/px"
-    want = f"model {checkpoint.id} wants {checkpoint.input_px} px at {mpp:.4g} um/px"
-    cut_anew = f"--set tiles.mpp={mpp:.4g} --set tiles.tile_px={checkpoint.input_px}"
-    fits = _fits(tile_px, tile_mpp, mpp, tile_px)
-    px = tile_px if fits else round(tile_px * tile_mpp.mean / mpp)
-    if not fits and (px >= tile_px or not _fits(tile_px, tile_mpp, mpp, px)):
-        raise ModelError(f"{have}, {want}, and reducing cannot bring them together; use {cut_anew}")
-    if (px != tile_px or px != checkpoint.input_px) and not resample:
-        raise ModelError(f"{have}, {want}; use {cut_anew}, or allow it with --set model.resample=true")
-    if px < MIN_INPUT_PX:
-        raise ModelError(f"{have}, {want}: {px} px at its scale are too few, {MIN_INPUT_PX} needed; use {cut_anew}")
-    return px
 
 
 class Scorer:
@@ -165,7 +128,7 @@ def score_tiles(
         probs=probs,
         checkpoint_id=checkpoint.id,
         threshold=checkpoint.threshold,
-        model_mpp=_slide_mpp(checkpoint),
+        model_mpp=slide_mpp(checkpoint),
         note=checkpoint.note,
         seconds=perf_counter() - began,
         model_seconds=passes.lane_s / scorer.engine.lanes,
@@ -224,9 +187,7 @@ class _Passes:
 def _windows(store: TileStore, checkpoint: Checkpoint, px: int, min_tissue: float) -> TileGrid:
     """The windows of a dense map; ModelError where tiles would have to be reduced."""
     if px != store.grid.tile_px:
-        raise ModelError(
-            f"dense maps need tiles at the model's scale; use --set tiles.mpp={_slide_mpp(checkpoint):.4g}"
-        )
+        raise ModelError(f"dense maps need tiles at the model's scale; use --set tiles.mpp={slide_mpp(checkpoint):.4g}")
     return lay_windows(store.grid, store.mask(), checkpoint.input_px, min_tissue)
 
 
@@ -281,22 +242,3 @@ def _refuse_broken(logits: np.ndarray, readable: np.ndarray, rows: np.ndarray) -
             f"output of {broken.sum()} tiles is not finite, the first is tile {rows[broken.argmax()]}; "
             f"on a GPU use --set model.precision=float32, or --device cpu"
         )
-
-
-def _slide_mpp(checkpoint: Checkpoint) -> float:
-    """um/px of a model that can score slides; ModelError tells why it cannot."""
-    if not checkpoint.positive:
-        lack = "counts no class as cancer"
-    elif checkpoint.in_channels != 3:
-        lack = "takes grey images"
-    elif checkpoint.mpp is None:
-        lack = "knows no um/px: its images had no scale"
-    else:
-        return checkpoint.mpp
-    raise ModelError(f"model {checkpoint.id} {lack}; use one made for slides, such as demo")
-
-
-def _fits(tile_px: int, tile_mpp: Mpp, mpp: float, px: int) -> bool:
-    """Whether the tile, given as `px` pixels a side, has `mpp` um/px within the tolerance, along x and y."""
-    factor = tile_px / max(px, 1) / mpp
-    return all(abs(axis * factor - 1) <= MPP_TOLERANCE for axis in (tile_mpp.x, tile_mpp.y))

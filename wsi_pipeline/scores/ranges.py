@@ -12,8 +12,8 @@ from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.probabilities import probabilities
 from wsi_pipeline.scores.cores import cores
+from wsi_pipeline.scores.fit import check_fit
 from wsi_pipeline.scores.graph import densenet_graph
-from wsi_pipeline.scores.infer import check_fit
 from wsi_pipeline.scores.nodes import Nodes
 from wsi_pipeline.scores.onnx_engine import OnnxEngine, onnx_session
 from wsi_pipeline.tiles.store import TileStore, open_store

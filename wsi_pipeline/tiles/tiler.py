@@ -14,7 +14,6 @@ from wsi_pipeline.errors import SlideError, StoreError
 from wsi_pipeline.slide.handles import drop_reader
 from wsi_pipeline.slide.reader import Slide
 from wsi_pipeline.stall import life_sign
-from wsi_pipeline.tiles.codecs import decode_jpeg
 from wsi_pipeline.tiles.making import mark_complete, missing_shards, write_jpegs, write_shard
 from wsi_pipeline.tiles.pixels import read_jpegs, read_tiles
 from wsi_pipeline.tiles.place import ABOUT
@@ -66,8 +65,6 @@ def cut_shard(store_path: str, shard: int, *, anew: bool = False, key: str | Non
     start, stop = store.shards[shard]
     if store.codec == "jpeg":
         jpegs, readable = read_jpegs(store.grid, start, stop, store.reading, quality=store.quality, checked=anew)
-        if anew:
-            readable &= decode_jpeg(jpegs, store.grid.tile_px)[1]
         write: Callable[[np.ndarray], None] = partial(write_jpegs, store, shard, jpegs)
     else:
         shape = stop - start, store.grid.tile_px, store.grid.tile_px, 3
