@@ -39,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> Benchmark:
         lossy = "what it costs in AUROC: workflows/int8_loss.py"
         benchmark.results.append(Result(f"{arch} int8 against float32", "tile", INT8, OWN, rates, notes=lossy))
         if arch == "densenet121":
-            note = "SGEMM counted in tiles' worth of the operations that are really done"
+            note = "SGEMM counted in tiles' worth of operations, of plain convolutions; Winograd's take fewer"
             benchmark.results.append(Result(f"{arch} against SGEMM", "tile", OWN, PEAK, rates, 0.85, note))
     finish(benchmark, asked.json)
     return benchmark

@@ -73,8 +73,9 @@ def test_probabilities_are_those_of_plain_float32_torch(tile_px: int, px: int, w
         np.testing.assert_allclose(sigmoid(found), sigmoid(expected), atol=1e-5)
 
 
-def test_onnx_gives_the_same_bits_however_tiles_are_divided() -> None:
-    engine, tiles = OnnxEngine(a_checkpoint()), some_tiles(13, 64)
+@pytest.mark.parametrize("arch", ["densenet_demo", "densenet_small"])
+def test_onnx_gives_the_same_bits_however_tiles_are_divided(arch: str) -> None:
+    engine, tiles = OnnxEngine(a_checkpoint(arch)), some_tiles(13, 64)
     whole = engine.forward(tiles, 64)
     for piece in (1, 2, 5):
         parts = [engine.forward(tiles[start : start + piece], 64) for start in range(0, 13, piece)]

@@ -42,6 +42,10 @@ class Nodes:
         self.constants.append(numpy_helper.from_array(np.asarray(values, kind, order="C"), name))
         return name
 
+    def shape(self, *sides: int) -> str:
+        """For a Reshape: 0 keeps a side, -1 is what is left."""
+        return self.constant(np.array(sides), np.int64)
+
     def kept(self, x: str, name: str) -> str:
         """What comes out of the layer of that name, in the network's own precision."""
         return x

@@ -23,7 +23,7 @@ class OnnxEngine:
         self.precision = "float32" if checkpoint.ranges is None else "int8"
         self.lanes = cores()
         self._checkpoint, self._cells = checkpoint, cells
-        self._sessions: dict[bool, onnxruntime.InferenceSession] = {}
+        self._sessions: dict[tuple[bool, int], onnxruntime.InferenceSession] = {}
         self._building = threading.Lock()
 
     def piece(self, px: int, of: int) -> int:
@@ -36,7 +36,7 @@ class OnnxEngine:
         """As `Engine.forward`; the same bits however the tiles are divided into calls."""
         whole = tiles.shape[1:3] == (px, px)
         pixels = np.ascontiguousarray(tiles) if whole else reduced(tiles, px)
-        (logits,) = self._session(tiles=whole).run(None, {"pixels": pixels})
+        (logits,) = self._session(tiles=whole, px=px).run(None, {"pixels": pixels})
         return np.asarray(logits)
 
     def rest(self) -> None:
@@ -45,12 +45,14 @@ class OnnxEngine:
             self._sessions.clear()
             give_back_freed()
 
-    def _session(self, *, tiles: bool) -> onnxruntime.InferenceSession:
+    def _session(self, *, tiles: bool, px: int) -> onnxruntime.InferenceSession:
         with self._building:
-            if tiles not in self._sessions:
-                self._sessions[tiles] = onnx_session(densenet_graph(self._checkpoint, tiles=tiles, cells=self._cells))
-                give_back_freed()  # the graph's own copies of the weights
-            return self._sessions[tiles]
+            if (tiles, px) not in self._sessions:
+                graph = densenet_graph(self._checkpoint, tiles=tiles, cells=self._cells, px=px)
+                self._sessions[tiles, px] = onnx_session(graph)
+                del graph
+                give_back_freed()  # its own copies of the weights
+            return self._sessions[tiles, px]
 
 
 def onnx_session(graph: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
