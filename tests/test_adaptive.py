@@ -71,6 +71,22 @@ def test_unreadable_tiles_stay_without_a_score_and_settle_nothing() -> None:
     np.testing.assert_allclose(values[1:], 0.3, rtol=1e-6)
 
 
+@pytest.mark.parametrize("corner", [(0, 0), (3, 5), (6, 6), (9, 10)], ids=str)
+def test_damage_larger_than_the_lattice_is_found_to_the_tile_and_filled_nowhere(corner: tuple[int, int]) -> None:
+    rowcol = cells(17, 17)
+    dead = ((rowcol >= corner) & (rowcol < np.add(corner, 5))).all(axis=1)
+    values, _ = adaptively(rowcol, np.where(dead, np.nan, 0.9))
+    np.testing.assert_array_equal(np.isnan(values), dead)
+
+
+def test_tiles_that_the_store_could_not_read_are_not_filled_in() -> None:
+    store, scorer = a_store(25, unreadable=(7, 12)), Scorer(a_checkpoint(), CPU)  # inside the one square
+    store = replace(store, grid=replace(store.grid, stride_px=16, rowcol=cells(5, 5)))
+    found = score_tiles(store, scorer, batch=4, adaptive=Adaptive(tolerance=1, threshold=0.0))
+    assert np.flatnonzero(np.isnan(found.probs).any(axis=1)).tolist() == [7, 12]
+    assert (found.tiles, found.unreadable, found.filled) == (25, 2, 21)
+
+
 def test_no_tiles_give_no_values() -> None:
     values, scored = adaptively(np.empty((0, 2), np.int32), np.empty(0))
     assert len(values) == len(scored) == 0

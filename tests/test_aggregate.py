@@ -1,5 +1,7 @@
 """Aggregate: an extent and its lesions come to one row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from map_samples import a_slide, an_extent
@@ -38,6 +40,14 @@ def test_areas_and_scale_are_those_of_the_map_and_the_slide():
     row = summed([[0.2]], tissue_mm2=3.0, unread_mm2=0.5, unscored_mm2=0.25, share_high=0.75)
     assert (row.tissue_mm2, row.unread_mm2, row.unscored_mm2, row.share_high) == (3.0, 0.5, 0.25, 0.75)
     assert (row.mpp_x, row.mpp_y, row.mpp_source) == (0.5, 0.5, "vendor")
+
+
+def test_tiles_are_those_of_the_slide_and_not_the_windows_of_a_dense_map():
+    extent, probs = an_extent([[0.2]]), np.zeros((50, 1), np.float32)
+    scores = Scores(np.zeros((50, 2), np.int32), ("tumour",), ("tumour",), False, probs, "c", 0.5, 0.5)
+    scores = replace(scores, tried=4, missed=(1,))
+    row = summarise(extent, (), scores, slide_id="a", status="partial", slide=a_slide())
+    assert (row.tiles, row.unreadable_tiles) == (4, 1)
 
 
 def test_a_slide_without_cancer_is_negative_and_one_without_a_map_has_no_class():

@@ -15,7 +15,7 @@ from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.keys import scoring_key
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.maps.extent import ExtentSettings, map_extent
-from wsi_pipeline.scores.dense import lay_windows, window_logits
+from wsi_pipeline.scores.dense import cells_of, lay_windows, window_logits
 from wsi_pipeline.scores.engines import open_engine
 from wsi_pipeline.scores.infer import Scorer, score_tiles
 from wsi_pipeline.scores.store import read_scores, write_scores
@@ -115,6 +115,20 @@ def test_a_dense_map_is_written_read_and_mapped(store: TileStore, checkpoint: Ch
     extent = map_extent(grid, store.mask(), found, ExtentSettings(threshold=0.0))
     assert extent.cancer.shape == (8, 10)
     assert extent.cancer_mm2 == pytest.approx(320 * 256 * 0.25e-6)
+
+
+def test_tissue_of_a_tile_that_could_not_be_read_is_unread_though_windows_lie_on_it(
+    store: TileStore, checkpoint: Checkpoint
+) -> None:
+    dense = score_tiles(store, Scorer(checkpoint, CPU, cells=True), batch=4)
+    lost = replace(dense, missed=(0, 7))  # their cells were not known, the windows' means are of their neighbours
+    unreadable = cells_of(store.grid, lost.missed)
+    assert (unreadable.shape, unreadable.sum()) == ((8, 10), 2 * 4)
+    grid, settings = lost.grid_over(store.grid), ExtentSettings(threshold=0.0)
+    extent = map_extent(grid, store.mask(), lost, settings, unreadable=unreadable)
+    np.testing.assert_array_equal(extent.unread, unreadable)
+    assert extent.unread_mm2 == pytest.approx(2 * TILE**2 * 0.25e-6)
+    assert extent.cancer_mm2 == pytest.approx((320 * 256 - 2 * TILE**2) * 0.25e-6)
 
 
 def test_plain_scores_take_the_place_of_a_dense_map(store: TileStore, checkpoint: Checkpoint) -> None:

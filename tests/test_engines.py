@@ -88,6 +88,15 @@ def test_onnx_gives_the_same_bits_from_many_threads_at_once() -> None:
     np.testing.assert_array_equal(scorer.logits(tiles, 64), whole)
 
 
+def test_onnx_keeps_no_session_for_each_size_of_tiles() -> None:
+    engine, tiles = OnnxEngine(a_checkpoint()), some_tiles(2, 90)
+    first = engine.forward(tiles, 64)
+    for px in (70, 80, 64):
+        found = engine.forward(tiles, px)
+        assert len(engine._sessions) == 1
+    np.testing.assert_array_equal(found, first)
+
+
 def test_half_precision_moves_no_probability_by_a_hundredth() -> None:
     checkpoint, tiles = a_checkpoint(), some_tiles(16, 64)
     found = TorchEngine(checkpoint, CPU, half=torch.bfloat16).forward(tiles, 64)

@@ -170,6 +170,13 @@ def test_tissue_too_little_for_a_tile_is_unscored_and_not_unread():
     assert extent.share == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_where_all_is_scored_nothing_is_unscored_to_the_last_digit(seed):
+    tissue = np.random.default_rng(seed).random((33, 47)) < 0.7
+    extent = mapped((47 * 16, 33 * 16), 96, 48, lambda x, y: 0.3, tissue=tissue, min_tissue=0.0)
+    assert extent.unscored_mm2 == 0 < extent.tissue_mm2
+
+
 def test_the_probability_of_exclusive_classes_is_the_sum_of_the_positive_ones():
     grid, tissue = laid((32, 32), 32, 32)
     probs = np.array([[0.2, 0.3, 0.5]], np.float32)

@@ -44,6 +44,13 @@ class FakeStore:
     def n_tiles(self) -> int:
         return len(self.tiles)
 
+    @property
+    def pixels(self) -> bool:
+        return True
+
+    def flags(self, start: int, stop: int) -> np.ndarray:
+        return self.readable[start:stop]
+
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         self.reads.append((start, stop))
         self.threads.add(threading.current_thread().name)
@@ -123,6 +130,21 @@ def test_a_read_that_gives_no_answer_ends_the_scoring_of_its_slide(monkeypatch: 
     try:
         with pytest.raises(StalledError, match=r"no answer for 0\.2 s from read_tiles: .* or raise run\.stall_s"):
             score_tiles(store, Scorer(a_checkpoint(), CPU), batch=4, stall_s=0.2)
+    finally:
+        go_on.set()
+
+
+def test_after_a_read_without_an_answer_the_next_is_not_waited_for() -> None:
+    asked, go_on = [], threading.Event()
+
+    def stalling(rows: np.ndarray) -> Any:
+        asked.append(len(rows))
+        go_on.wait()
+
+    try:
+        with pytest.raises(StalledError):
+            list(read_ahead(stalling, np.arange(40), 4, readers=1, stall_s=0.2))
+        assert len(asked) == 1
     finally:
         go_on.set()
 

@@ -1,7 +1,9 @@
 """How a run ends early: its account says so, and the tables keep what is known of all slides."""
 
 import csv
+import html
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,3 +109,20 @@ def test_where_nothing_is_known_no_table_is_written_over(folder, work):
     with pytest.raises(KeyboardInterrupt):
         work(error=KeyboardInterrupt())
     assert list(table(folder)) == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "own", "told"),
+    [
+        (["maps.threshold=0.7"], 0.048, "Threshold 0.7 "),
+        ([], 0.048, "Threshold 0.048, the model's own"),
+        (["maps.threshold=0"], None, "Threshold 0 "),
+    ],
+)
+def test_the_report_tells_the_threshold_that_all_areas_hang_on(folder, monkeypatch, knobs, own, told):
+    monkeypatch.setattr(job, "run_cohort", lambda *_, **__: iter([a_result("a")]))
+    config = load_config(None, ["run.scheduler=threads", *knobs])
+    model = {"name": "m", "id": "f00"} | ({} if own is None else {"threshold": own})
+    job.work([SlideEntry("a", "a.tif")], folder, config, model=model)
+    page = html.unescape((folder.root / "report.html").read_text(encoding="utf-8"))
+    assert told in " ".join(re.sub("<[^>]+>", " ", page).split())

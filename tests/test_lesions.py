@@ -5,6 +5,7 @@ import pytest
 from map_samples import an_extent
 
 from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.maps.extent import ExtentMap
 from wsi_pipeline.maps.lesions import find_lesions, metastasis_class
 
 CELL_MM2 = (32 * 0.5) ** 2 * 1e-6
@@ -80,3 +81,26 @@ def test_no_cancer_gives_no_lesion():
 )
 def test_a_slides_class_follows_its_longest_lesion(longest_um, name):
     assert metastasis_class(longest_um) == name
+
+
+def a_core(left: float, width: float) -> ExtentMap:
+    """Three rows of cells, all cancer, that tissue covers from `left` cells on for `width`; no probability beyond."""
+    edges = np.arange(13)
+    share = np.clip(np.minimum(left + width, edges + 1) - np.maximum(left, edges), 0, 1).astype(np.float32)
+    row = [None if part == 0 else 1.0 for part in share]
+    return an_extent([row] * 3, tissue=np.tile(share, (3, 1)))
+
+
+@pytest.mark.parametrize("left", [2.0, 2.25, 2.5, 2.9])
+@pytest.mark.parametrize("width", [0.4, 0.75, 1.0, 1.6, 7.1])
+def test_a_lesion_that_ends_with_the_tissue_is_no_longer_than_its_tissue(left: float, width: float) -> None:
+    (lesion,) = find_lesions(a_core(left, width))
+    at_least = 2 * (3 * width / np.pi) ** 0.5  # a disc of its area
+    assert lesion.longest_um / 16 <= max(np.hypot(width, 3), at_least) + 1e-5
+    if width > 3:
+        assert lesion.longest_um / 16 == pytest.approx(np.hypot(width, 2), abs=0.3)  # between rows: no corners
+
+
+def test_an_outline_ends_with_the_slide() -> None:
+    (lesion,) = find_lesions(an_extent([[0, 1], [0, 1]], origin_l0=(-8.0, -8.0), size_l0=(50, 40)))
+    assert lesion.polygon.bounds == (24, 0, 50, 40)

@@ -157,6 +157,15 @@ def test_a_picture_that_cannot_be_read_is_left_out(tmp_path):
     assert not page.all("img") and "12.1 mm²" in page.text
 
 
+def test_a_picture_with_a_hole_in_it_is_left_out(tmp_path):
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 256, (60, 90, 3), dtype=np.uint8)).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    for start in range(8, len(whole), 509):
+        (tmp_path / "holed.png").write_bytes(whole[:start] + bytes(256) + whole[start + 256 :])
+        assert "12.1 mm²" in report(tmp_path, [a_result()], pictures={"a": {"overlay": tmp_path / "holed.png"}}).text
+
+
 def test_a_thousand_slides_stay_within_ten_megabytes(tmp_path):
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(120, 240, (20, 20, 3), dtype=np.uint8)).resize((330, 330))

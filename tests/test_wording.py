@@ -24,6 +24,12 @@ def test_units_never_part_from_their_number():
     assert say_area(1.5) == "1.5\N{NO-BREAK SPACE}mm²" and say_share(0.0765) == "7.65\N{NO-BREAK SPACE}%"
 
 
+def test_areas_smaller_than_any_cell_are_not_counted_out_in_digits():
+    assert say_area(1.6e-12) == "0\N{NO-BREAK SPACE}mm²"
+    assert say_area(3.64e-9).replace("\N{NO-BREAK SPACE}", " ") == "< 0.0001 mm²"
+    assert say_span(0, 3.64e-9, unit="mm²").replace("\N{NO-BREAK SPACE}", " ") == "0 to < 0.0001 mm²"
+
+
 def test_an_interval_with_an_unknown_end_is_not_said():
     assert say_span(1, nan, unit="mm²") == "" and say_span(1, 2, unit="%").startswith("1 to 2")
 

@@ -170,6 +170,7 @@ def _write_tables(folder: RunFolder, rows: Sequence[SlideResult], account: dict[
         "name": folder.root.name,
         "model": f"{model.get('name', '')} ({model['id']})" if model.get("id") else "",
         "model_note": model.get("note", ""),
+        "threshold": _threshold(account),
         "config_hash": account["config_hash"],
         "version": __version__,
         "date": account["started"][:10],
@@ -178,6 +179,12 @@ def _write_tables(folder: RunFolder, rows: Sequence[SlideResult], account: dict[
     with ThreadPoolExecutor(_LOOKS) as pool:
         shown = dict(zip(mapped, pool.map(folder.pictures, mapped), strict=True))
     write_report(folder.root, rows, pictures=shown, run=facts)
+
+
+def _threshold(account: dict[str, Any]) -> str:
+    """The probability from which tissue counts as cancer: the map's knob, else the model's own; "" before any model."""
+    asked, own = account["config"]["maps"]["threshold"], account["model"].get("threshold")
+    return f"{asked:g}" if asked is not None else "" if own is None else f"{own:g}, the model's own"
 
 
 def _exit_code(results: Sequence[SlideResult], slides: int) -> int:

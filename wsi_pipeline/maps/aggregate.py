@@ -47,7 +47,7 @@ def summarise(
         cancer_mm2_high=extent.cancer_mm2_high,
         lesions=len(lesions),
         longest_um=nan if longest is None else longest,
-        tiles=len(scores.probs),
+        tiles=scores.tiles,
         unreadable_tiles=scores.unreadable,
         mpp_x=slide.mpp_l0.x,
         mpp_y=slide.mpp_l0.y,

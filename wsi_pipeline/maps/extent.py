@@ -59,15 +59,25 @@ class ExtentMap:
     share_high: float
     unscored_mm2: float = 0.0
     unread: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))  # (rows, cols) where unread_mm2 lies
+    size_l0: tuple[int, int] | None = None  # level-0 px (x, y) of the slide, where lesions are not to lie beyond it
 
 
-def map_extent(grid: TileGrid, tissue: TissueMask, scores: Scores, settings: ExtentSettings) -> ExtentMap:
+def map_extent(
+    grid: TileGrid,
+    tissue: TissueMask,
+    scores: Scores,
+    settings: ExtentSettings,
+    *,
+    unreadable: np.ndarray | None = None,
+) -> ExtentMap:
     """Spread the scores of tiles over a raster of cells, decide what is cancer, and measure it.
 
     A cell is one stride step, exact and never rounded. Where tiles overlap, a cell is the mean of the tiles
     over it, each by `window`: the part of the cell that it covers, times a weight that falls from its
     centre to its edge, so the map is sharper than a plain mean, and a constant stays constant. With gaps
     between tiles a cell stands for its tile and is centred on it. Areas count the tissue in a cell.
+    `unreadable` (rows, cols) bool are cells from the raster's first on that could not be read whatever tiles lie on
+    them, as those of a dense map's windows do.
 
     Without tissue cancer_mm2 is 0 and the share NaN; with tissue of which nothing was scored all are NaN.
     Raises StoreError where `scores` are not of the tiles of `grid`.
@@ -79,6 +89,8 @@ def map_extent(grid: TileGrid, tissue: TissueMask, scores: Scores, settings: Ext
     values = np.column_stack([scores.positive_prob(), scores.probs])
     mean, covered = _average(grid, values, shape)
     mean[:, share == 0] = nan
+    if unreadable is not None:
+        mean[:, : unreadable.shape[0], : unreadable.shape[1]][:, unreadable[: shape[0], : shape[1]]] = nan
     probability = mean[0]
     threshold = scores.threshold if settings.threshold is None else settings.threshold
     cell_mm2 = cell_area_mm2(grid.step_l0, grid.slide.mpp_l0)
@@ -88,7 +100,6 @@ def map_extent(grid: TileGrid, tissue: TissueMask, scores: Scores, settings: Ext
     unknown = np.isnan(probability)
     unread = unknown & covered & (share > 0)
     unread_mm2 = float(area_mm2[unread].sum())
-    scored_mm2 = float(area_mm2[~unknown].sum())
     return ExtentMap(
         probability=probability,
         classes=mean[1:],
@@ -101,8 +112,9 @@ def map_extent(grid: TileGrid, tissue: TissueMask, scores: Scores, settings: Ext
         threshold=float(threshold),
         tissue_mm2=tissue_mm2,
         unread_mm2=unread_mm2,
-        unscored_mm2=max(0.0, tissue_mm2 - scored_mm2 - unread_mm2),
+        unscored_mm2=float(area_mm2[unknown & ~unread].sum()),
         unread=unread,
+        size_l0=grid.slide.size_l0,
         **_measure(probability, cancer, area_mm2, tissue_mm2, block=ceil(grid.tile_px / grid.stride_px)),
     )
 

@@ -27,7 +27,7 @@ class Lesion:
         centroid_um, centroid_l0: centre of its tissue (x, y), y down; may lie outside a bent lesion.
         mean_probability, max_probability: over its cells.
         tiles: its cells, one stride step each.
-        polygon: outline of its cells in level-0 px, y down, holes kept.
+        polygon: outline of its cells in level-0 px, y down, holes kept, within the slide.
     """
 
     number: int
@@ -45,8 +45,9 @@ def find_lesions(extent: ExtentMap) -> tuple[Lesion, ...]:
     """The lesions of a map, largest area first, of equal ones the first from the top left.
 
     The longest diameter is taken between the points where the map crosses the threshold on its way from a
-    cell's centre to that of the cell beyond the lesion's edge, and half-way to a cell without a probability.
-    Between corners of cells a disc would come out three quarters of a cell too long.
+    cell's centre to that of the cell beyond the lesion's edge; towards a cell without a probability, where the
+    lesion's own tissue ends, as if it filled its cell from the other side. Between corners of cells a disc would
+    come out three quarters of a cell too long, and what ends with the tissue half a cell.
     """
     runs = runs_of(extent.cancer, corners=True)
     pieces = runs.labelled()
@@ -78,7 +79,8 @@ def _measure(extent: ExtentMap, framed: np.ndarray, cells: np.ndarray, corner: t
     origin = left + corner[1] * cell_x, top + corner[0] * cell_y
     around = framed[corner[0] :, corner[1] :][: cells.shape[0] + 2, : cells.shape[1] + 2]
     area_mm2 = float(tissue.sum()) * cell_area_mm2(extent.cell_l0, mpp)
-    edge_l0 = _edge_points(around, np.pad(cells, 1), extent.threshold)[:, ::-1] * extent.cell_l0
+    share = np.pad(np.where(cells, extent.tissue[corner[0] :, corner[1] :][: cells.shape[0], : cells.shape[1]], 0), 1)
+    edge_l0 = _edge_points(around, np.pad(cells, 1), share, extent.threshold)[:, ::-1] * extent.cell_l0
     return Lesion(
         number=0,
         area_mm2=area_mm2,
@@ -89,25 +91,42 @@ def _measure(extent: ExtentMap, framed: np.ndarray, cells: np.ndarray, corner: t
         mean_probability=float(probability.mean()),
         max_probability=float(probability.max()),
         tiles=len(rows),
-        polygon=outline(cells, cell_l0=extent.cell_l0, origin_l0=origin),
+        polygon=_within(outline(cells, cell_l0=extent.cell_l0, origin_l0=origin), extent.size_l0),
     )
 
 
-def _edge_points(probability: np.ndarray, inside: np.ndarray, threshold: float) -> np.ndarray:
-    """Where the map crosses the threshold around the cells `inside`, none at the border: (N, 2) [row, col]."""
+def _within(polygon: MultiPolygon, size_l0: tuple[int, int] | None) -> MultiPolygon:
+    """The part of an outline that lies on the slide: the last cells of the raster may reach over it."""
+    if size_l0 is None:
+        return polygon
+    slide = shapely.box(0, 0, *size_l0)
+    if slide.covers(polygon):
+        return polygon
+    cut = polygon.intersection(slide)
+    return MultiPolygon([part for part in shapely.get_parts(cut) if part.geom_type == "Polygon"])
+
+
+def _edge_points(probability: np.ndarray, inside: np.ndarray, share: np.ndarray, threshold: float) -> np.ndarray:
+    """Where the map crosses the threshold around the cells `inside`, none at the border: (N, 2) [row, col].
+
+    `share` of each cell is tissue, 0-1.
+    """
     points = []
     for step in _NEIGHBOURS:
         beyond = np.roll(inside, (-step[0], -step[1]), axis=(0, 1))
         places = np.argwhere(inside & ~beyond)
-        here, there = probability[tuple(places.T)], probability[tuple((places + step).T)]
-        points.append(places + _crossing(here, there, threshold)[:, None] * step)
+        here, there, behind = (probability[tuple((places + way).T)] for way in ((0, 0), step, np.negative(step)))
+        tissue = share[tuple(places.T)]
+        away = np.where(np.isnan(behind), tissue / 2, tissue - 0.5)  # alone it lies in the middle of its cell
+        away = np.where(np.isnan(there), away, 0.5)
+        points.append(places + _crossing(here, there, threshold, away)[:, None] * step)
     return np.concatenate(points)
 
 
-def _crossing(here: np.ndarray, there: np.ndarray, threshold: float) -> np.ndarray:
-    """Part 0-1 of the way from a cell's centre to the next at which `threshold` is crossed; else half-way."""
+def _crossing(here: np.ndarray, there: np.ndarray, threshold: float, other: np.ndarray) -> np.ndarray:
+    """Part of the way from a cell's centre to the next at which `threshold` is crossed, 0-1; where not, `other`."""
     crosses = (here >= threshold) & (there < threshold)  # False for NaN
-    return np.divide(here - threshold, here - there, out=np.full(len(here), 0.5), where=crosses)
+    return np.divide(here - threshold, here - there, out=other.astype(np.float64), where=crosses)
 
 
 def _longest(points: np.ndarray) -> float:

@@ -158,7 +158,7 @@ def _say_extent(extent: ExtentMap, lesions: Sequence[Lesion]) -> list[str]:
     found = f"{len(lesions)} lesion{plural}, longest {say_length(longest)}" if lesions else "no lesion"
     areas = f"{cancer} of {say_area(extent.tissue_mm2)} tissue{share}; {found}."
     mark = "\N{BLACK RIGHT-POINTING SMALL TRIANGLE}"
-    return [f"{areas}  Threshold {extent.threshold:.2f} ({mark} on the scale)."]
+    return [f"{areas}  Threshold {say_number(extent.threshold)} ({mark} on the scale)."]
 
 
 def draw_tissue(path: str | Path, tissue: TissueMask, slide: Slide, *, title: str) -> Path:

@@ -18,7 +18,7 @@ from PIL import Image
 from wsi_pipeline.maps.atomic import replace_file
 from wsi_pipeline.maps.palette import PROBABILITIES, ramp_rgba
 from wsi_pipeline.maps.result import SlideResult
-from wsi_pipeline.maps.wording import DASH, PICTURE_KEY, say_area, say_length, say_share, say_span, say_time
+from wsi_pipeline.maps.wording import DASH, PICTURE_KEY, say_area, say_length, say_share, say_span
 
 THUMBNAIL_PX = 320
 SMALLEST_PX = 120
@@ -43,13 +43,14 @@ REMEDIES = {
 SIZE_CLASSES = {"negative": "negative", "itc": "ITC", "micro": "micro", "macro": "macro"}
 FACT_WORDS = {
     "model": "Model",
+    "threshold": "Threshold",
     "config_hash": "Config hash",
     "version": "Version",
     "date": "Date",
 }
 
 COLUMNS = (  # heading, what it means
-    ("Tumour", "Area called tumour; below it the 95 % interval"),
+    ("Tumour", "Area whose probability is at or above the threshold; below it the 95 % interval"),
     ("Tissue", "Area of tissue found on the slide"),
     ("Share", "Tumour area / tissue area, with its 95 % interval"),
     ("Longest lesion", "Longest diameter of a connected tumour area; below it its class and their number"),
@@ -105,8 +106,8 @@ def write_report(
     Args:
         rows: the slides, in the order to be shown; may be empty.
         pictures: slide id -> paths of its PNGs: "thumbnail" (or else "tissue") and "overlay"; any may lack.
-        run: facts of the run, shown as given: name, model, model_note (a warning), config_hash, version,
-            date; any other key follows under its own name.
+        run: facts of the run, shown as given: name, model, model_note (a warning), threshold, config_hash,
+            version, date; any other key follows under its own name.
 
     Raises:
         OSError: the page cannot be written; a picture that cannot be read is only left out.
@@ -156,7 +157,7 @@ def _inline(path: Path | None, folder: Path, side: int) -> Picture | None:
     try:
         with Image.open(path) as image:
             small = _cut_picture(image).convert("RGB")
-    except OSError:
+    except (OSError, SyntaxError, ValueError):  # Pillow tells of a damaged PNG by any of them
         return None
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = BytesIO()
@@ -207,8 +208,7 @@ def _slide_facts(result: SlideResult) -> list[str]:
         scale = f"{result.mpp_x:.4g}" if same else f"{result.mpp_x:.4g} × {result.mpp_y:.4g}"
         facts.append(f"{scale} µm/px ({result.mpp_source})")
     if result.tiles:
-        took = "" if isnan(result.seconds) else f" in {say_time(result.seconds)}"
-        facts.append(f"{result.tiles:,} tiles{took}")
+        facts.append(f"{result.tiles:,} tiles")
     if result.unreadable_tiles:
         facts.append(f"{result.unreadable_tiles:,} tiles unreadable")
     return facts

@@ -4,6 +4,7 @@ from math import isnan, log10
 
 DASH = "–"
 JOIN = "\N{NO-BREAK SPACE}"
+_LEAST = 1e-4  # mm2: 10 x 10 um
 PICTURE_KEY = "picture-box"  # PNG text: "left top width height", so that a report can cut the picture out
 
 
@@ -20,7 +21,7 @@ def say_number(value: float) -> str:
 
 def say_area(mm2: float) -> str:
     """An area with its unit."""
-    return DASH if isnan(mm2) else f"{say_number(mm2)}{JOIN}mm²"
+    return DASH if isnan(mm2) else f"{_above_least(mm2)}{JOIN}mm²"
 
 
 def say_length(um: float) -> str:
@@ -39,7 +40,12 @@ def say_span(low: float, high: float, *, unit: str) -> str:
     """An interval "low to high unit"; empty where either end is unknown."""
     if isnan(low) or isnan(high):
         return ""
-    return f"{say_number(low)} to {say_number(high)}{JOIN}{unit}"
+    return f"{_above_least(low)} to {_above_least(high)}{JOIN}{unit}"
+
+
+def _above_least(value: float) -> str:
+    """An area in mm2, or a share in percent: what is smaller than any cell is not counted out in digits."""
+    return f"<{JOIN}{say_number(_LEAST)}" if 1e-9 <= value < _LEAST else say_number(value)
 
 
 def say_time(seconds: float) -> str:

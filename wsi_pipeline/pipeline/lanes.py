@@ -89,8 +89,8 @@ class RemoteClassifier:
 
     def check_tiles(self, tile_px: int, mpp: float) -> None:
         """As `Classifier.check_tiles`."""
-        resample = self._recipe.resample or self._recipe.dense
-        input_px(load_checkpoint(self._recipe.where), tile_px, Mpp(mpp, mpp), resample=resample)
+        resample, dense = self._recipe.resample, self._recipe.dense
+        input_px(load_checkpoint(self._recipe.where), tile_px, Mpp(mpp, mpp), resample=resample, dense=dense)
 
     def place(self, gpus: Gpus | None) -> "Classifier | LaneClassifier":
         """What scores: the workers with a GPU, where there are any, else this process.

@@ -14,6 +14,7 @@ from wsi_pipeline.maps.overlay import draw_overlay, draw_tissue
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.maps.tables import write_tiles_parquet
 from wsi_pipeline.pipeline.outputs import MappingSettings
+from wsi_pipeline.scores.dense import cells_of
 from wsi_pipeline.scores.store import Scores, read_scores
 from wsi_pipeline.slide.tissue import TissueMask, tissue_polygons
 from wsi_pipeline.tiles.grid import TileGrid
@@ -47,7 +48,13 @@ def map_slide(store_path: str, maps: str, model: str, key: str, settings: Mappin
     let_go(store.grid.slide)
     scores = read_scores(store_path, model, key=key)
     tissue = store.mask()
-    extent = map_extent(scores.grid_over(store.grid), tissue, scores, ExtentSettings(**settings.extent))
+    extent = map_extent(
+        scores.grid_over(store.grid),
+        tissue,
+        scores,
+        ExtentSettings(**settings.extent),
+        unreadable=None if scores.windows is None else cells_of(store.grid, scores.missed or ()),
+    )
     mapped = _Mapped(store, scores, tissue, extent, find_lesions(extent), settings)
     for name in sorted(settings.outputs):
         _WRITERS[name](mapped, Path(maps) / store.grid.slide.id)

@@ -63,8 +63,8 @@ class Classifier:
 
     def check_tiles(self, tile_px: int, mpp: float) -> None:
         """Raise ModelError where it is none for tiles of `tile_px` px at `mpp` um/px, see `check_fit`."""
-        resample = self._resample or self._scorer.cells
-        input_px(self._scorer.checkpoint, tile_px, Mpp(mpp, mpp), resample=resample)
+        dense = self._scorer.cells
+        input_px(self._scorer.checkpoint, tile_px, Mpp(mpp, mpp), resample=self._resample, dense=dense)
 
     def rest(self) -> None:
         """Give back memory that can be had again; maps are drawn with it."""

@@ -44,9 +44,9 @@ def score_where_open(
     `score` gives (n, C) of the tiles whose rows it is told, NaN where unreadable; `p_cancer` (n,) of such values.
     Scored are the tiles of a lattice of every `step`-th row and column. A square between four of them is open
     where P(cancer) at the corners lies on both sides of the threshold or differs by more than the tolerance,
-    or where no corner has a tile; open squares are halved and scored again, down to the single tile. In the
-    others the tiles get their corners' values, bilinear, off-tissue corners left out. What lies within one
-    square and shows at none of its corners is missed. `step` is a power of two.
+    where a corner is unreadable, or none has a tile; open squares are halved and scored again, down to the single
+    tile. In the others the tiles get their corners' values, bilinear, off-tissue corners left out. What lies within
+    one square and shows at none of its corners is missed. `step` is a power of two.
     """
     if not len(rowcol):
         return score(np.arange(0)), np.zeros(0, bool)
@@ -62,7 +62,8 @@ def score_where_open(
         values[rows], scored[rows] = found, True
         if step == 1:
             return values, scored
-        corners = raster.corners(np.where(scored, p_cancer(values), np.nan), step)
+        known = np.nan_to_num(p_cancer(values), nan=np.inf)  # inf: scored, but unreadable
+        corners = raster.corners(np.where(scored, known, np.nan), step)
         settled = inside & _settled(corners, threshold, tolerance)
         for rows, filled in raster.filled(values, scored, settled, step):
             values[rows] = filled
@@ -71,10 +72,10 @@ def score_where_open(
 
 
 def _settled(corners: np.ndarray, threshold: float, tolerance: float) -> np.ndarray:
-    """Squares (rows, cols) bool whose known corners (4, rows, cols) agree; none known is open."""
-    known = ~np.isnan(corners)
+    """Squares (rows, cols) bool whose known corners (4, rows, cols) agree; none known is open, and one that is inf."""
+    known, closed = np.isfinite(corners), ~np.isinf(corners).any(axis=0)
     low, high = np.where(known, corners, np.inf).min(axis=0), np.where(known, corners, -np.inf).max(axis=0)
-    return known.any(axis=0) & ((low >= threshold) | (high < threshold)) & (high - low <= tolerance)
+    return closed & known.any(axis=0) & ((low >= threshold) | (high < threshold)) & (high - low <= tolerance)
 
 
 class _Raster:

@@ -2,11 +2,13 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from threading import Event
 from typing import Any, Protocol
 
 import numpy as np
 
+from wsi_pipeline.errors import StalledError
 from wsi_pipeline.stall import answer_within
 from wsi_pipeline.tiles.store import TileStore
 
@@ -50,8 +52,16 @@ def read_ahead(
     Raises StalledError when a batch took longer than `stall_s`.
     """
 
+    stalled = Event()
+
     def in_time(rows: np.ndarray) -> tuple[Pixels, np.ndarray]:
-        found: tuple[Pixels, np.ndarray] = read(rows) if stall_s is None else answer_within(stall_s, read, rows)
+        if stalled.is_set():
+            raise CancelledError
+        try:
+            found: tuple[Pixels, np.ndarray] = read(rows) if stall_s is None else answer_within(stall_s, read, rows)
+        except StalledError:
+            stalled.set()  # else the next batch is waited for as long, before this error is told
+            raise
         return found
 
     starts = iter(range(0, len(rows), batch))

@@ -8,6 +8,7 @@ that is. Against windows scored one by one its logits correlate by 0.97 to 0.985
 of its windows and one of 0.04 mm2 only 73 %. Larger blocks were worse for it (87 and 61 to 65 %).
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +45,14 @@ def lay_windows(grid: TileGrid, tissue: TissueMask, window_px: int, min_tissue: 
     top, left = laid.rowcol.T
     touched = _sums(tiled.reshape(1, grid.rows * k, grid.cols * k), top, left, side)[0] > 0
     return replace(laid, rowcol=laid.rowcol[touched], tissue=laid.tissue[touched])
+
+
+def cells_of(grid: TileGrid, tiles: Sequence[int]) -> np.ndarray:
+    """(rows, cols) bool over the cells of a grid of tiles that abut: those of the tiles with these rows."""
+    k = grid.tile_px // CELL_PX
+    found = np.zeros((grid.rows, grid.cols), bool)
+    found[tuple(grid.rowcol[list(tiles)].T)] = True
+    return found.repeat(k, axis=0).repeat(k, axis=1)
 
 
 def window_logits(grid: TileGrid, cells: np.ndarray, windows: TileGrid) -> np.ndarray:

@@ -9,7 +9,7 @@ from wsi_pipeline.tiles.grid import TileGrid
 MPP_TOLERANCE = 0.05  # objectives called 20x and 40x differ by about as much between scanners
 
 
-def check_fit(grid: TileGrid, checkpoint: Checkpoint, *, resample: bool = False) -> int:
+def check_fit(grid: TileGrid, checkpoint: Checkpoint, *, resample: bool = False, dense: bool = False) -> int:
     """Side in px at which the model gets the tiles: `tile_px`, or less when they are to be reduced.
 
     Within 5 % of the model's um/px (x and y each), tiles of the model's input size go in as they are.
@@ -21,13 +21,17 @@ def check_fit(grid: TileGrid, checkpoint: Checkpoint, *, resample: bool = False)
       its pixels to the model's scale, by exact means of blocks when that is a whole fraction (512 px at
       0.25 um/px -> 256 px at 0.5), else by an antialiased triangle filter. The field of view is the tile's.
 
+    With `dense` the scale must fit and the size need not.
+
     Raises ModelError with both numbers and the knob to set when they do not agree, and for a model that
     cannot score slides: no positive class, grey input, or no scale.
     """
-    return input_px(checkpoint, grid.tile_px, grid.mpp, resample=resample)
+    return input_px(checkpoint, grid.tile_px, grid.mpp, resample=resample, dense=dense)
 
 
-def input_px(checkpoint: Checkpoint, tile_px: int, tile_mpp: Mpp, *, resample: bool = False) -> int:
+def input_px(
+    checkpoint: Checkpoint, tile_px: int, tile_mpp: Mpp, *, resample: bool = False, dense: bool = False
+) -> int:
     """As `check_fit`, for tiles of `tile_px` px at `tile_mpp`, which need not be there yet."""
     mpp = slide_mpp(checkpoint)
     have = f"tiles are {tile_px} px at {tile_mpp.x:.4g} x {tile_mpp.y:.4g} um/px"
@@ -37,7 +41,9 @@ def input_px(checkpoint: Checkpoint, tile_px: int, tile_mpp: Mpp, *, resample: b
     px = tile_px if fits else round(tile_px * tile_mpp.mean / mpp)
     if not fits and (px >= tile_px or not _fits(tile_px, tile_mpp, mpp, px)):
         raise ModelError(f"{have}, {want}, and reducing cannot bring them together; use {cut_anew}")
-    if (px != tile_px or px != checkpoint.input_px) and not resample:
+    if dense and px != tile_px:
+        raise ModelError(f"{have}, {want}: dense maps need tiles at the model's scale; use --set tiles.mpp={mpp:.4g}")
+    if (px != tile_px or px != checkpoint.input_px) and not (resample or dense):
         raise ModelError(f"{have}, {want}; use {cut_anew}, or allow it with --set model.resample=true")
     if px < MIN_INPUT_PX:
         raise ModelError(f"{have}, {want}: {px} px at its scale are too few, {MIN_INPUT_PX} needed; use {cut_anew}")

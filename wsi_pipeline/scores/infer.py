@@ -19,7 +19,6 @@ from wsi_pipeline.scores.engines import EngineName, Precision, open_decoder, ope
 from wsi_pipeline.scores.fit import check_fit, slide_mpp
 from wsi_pipeline.scores.store import Scores, p_cancer
 from wsi_pipeline.scores.unfinished import Unfinished, keep_logits
-from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store import TileStore
 
 BATCH = {"cpu": 16, "cuda": 256}  # tiles read at a time and, on a GPU, scored at once
@@ -109,8 +108,8 @@ def score_tiles(
     if batch < 1:
         raise ConfigError(f"batch: got {batch}; give at least 1 tile")
     checkpoint, began = scorer.checkpoint, perf_counter()
-    px = check_fit(store.grid, checkpoint, resample=resample or scorer.cells)
-    windows = _windows(store, checkpoint, px, min_tissue) if scorer.cells else None
+    px = check_fit(store.grid, checkpoint, resample=resample, dense=scorer.cells)
+    windows = lay_windows(store.grid, store.mask(), checkpoint.input_px, min_tissue) if scorer.cells else None
     step = 1 if adaptive is None or scorer.cells else lattice_step(store.grid.tile_px, store.grid.stride_px)
     with _kept(store, scorer, px, key) as kept:
         passes = _Passes(store, scorer, px, batch, kept, progress, stall_s)
@@ -135,8 +134,8 @@ def score_tiles(
         filled=max(0, len(probs) - kept.resumed - kept.fresh),
         resumed=kept.resumed,
         step=step,
-        tried=kept.resumed + kept.fresh,
-        missed=kept.unreadable,
+        tried=None if windows is None else store.n_tiles,
+        missed=None if windows is None else kept.unreadable,
         windows=windows,
     )
     log.info("%.0f tiles/s, %.0f %% of it in the model", scores.tiles_per_s, 100 * scores.busy_share)
@@ -184,15 +183,8 @@ class _Passes:
         return self.kept.logits(rows)
 
 
-def _windows(store: TileStore, checkpoint: Checkpoint, px: int, min_tissue: float) -> TileGrid:
-    """The windows of a dense map; ModelError where tiles would have to be reduced."""
-    if px != store.grid.tile_px:
-        raise ModelError(f"dense maps need tiles at the model's scale; use --set tiles.mpp={slide_mpp(checkpoint):.4g}")
-    return lay_windows(store.grid, store.mask(), checkpoint.input_px, min_tissue)
-
-
 def _where_open(passes: _Passes, checkpoint: Checkpoint, step: int, adaptive: Adaptive) -> np.ndarray:
-    """Probabilities (N, C) of all tiles, from those of few."""
+    """Probabilities (N, C) of all tiles, from those of few; NaN also where the store knows that none could be read."""
     names, positive, exclusive = checkpoint.class_names, checkpoint.positive, checkpoint.exclusive
     probs, _ = score_where_open(
         passes.store.grid.rowcol,
@@ -202,6 +194,8 @@ def _where_open(passes: _Passes, checkpoint: Checkpoint, step: int, adaptive: Ad
         threshold=checkpoint.threshold if adaptive.threshold is None else adaptive.threshold,
         tolerance=adaptive.tolerance,
     )
+    if passes.store.pixels:
+        probs[~passes.store.flags(0, passes.store.n_tiles)] = np.nan
     return probs
 
 

@@ -14,7 +14,7 @@ _PIXELS = 256 * 256  # in one pass: one tile of 256 px was as fast as 4 or 8, or
 
 
 class OnnxEngine:
-    """One session that every lane runs by itself, so its weights are held once."""
+    """One session that every lane runs by itself, so its weights are held once; tiles of another size get another."""
 
     name = "onnx"
 
@@ -48,6 +48,7 @@ class OnnxEngine:
     def _session(self, *, tiles: bool, px: int) -> onnxruntime.InferenceSession:
         with self._building:
             if (tiles, px) not in self._sessions:
+                self._sessions.clear()  # reduced tiles are of another size slide by slide
                 graph = densenet_graph(self._checkpoint, tiles=tiles, cells=self._cells, px=px)
                 self._sessions[tiles, px] = onnx_session(graph)
                 del graph

@@ -47,7 +47,7 @@ class Scores:
         filled: rows without a forward pass of their own: they have the values of their neighbours.
         resumed: rows scored before this scoring was interrupted; `seconds` are of the rest.
         step: cells between tiles of the first lattice, 1 where every tile was scored.
-        tried: tiles of the store that were to be read; None: as many as rows.
+        tried: of a dense map, the tiles of the store; None: as many as rows.
         missed: of these, by their rows in the store, those that could not be read; None: rows without a probability.
         windows: of a dense map, the grid that the rows are of; None where they are the store's tiles.
     """
@@ -77,7 +77,7 @@ class Scores:
 
     @property
     def tiles(self) -> int:
-        """Tiles that were to be read: fewer than rows where not all were scored, or where rows are a dense map's."""
+        """Tiles of the slide: fewer than rows where these are a dense map's."""
         return self.rows if self.tried is None else self.tried
 
     @property
