@@ -29,7 +29,7 @@ def scoring_key(config: Config, tiles: str, checkpoint_id: str) -> str:
     """What the scores of one slide depend on: its tiles, the model, and which of the tiles are scored."""
     known: dict[str, Any] = {"tiles": tiles, "checkpoint": checkpoint_id}
     if config.model.adaptive:
-        known["adaptive"] = (config.model.adaptive_tolerance, config.maps.threshold)
+        known["adaptive"] = (config.model.adaptive_tolerance, config.maps.threshold, "unreadable corners are open")
     if config.model.dense:
         known["dense"] = config.tiles.min_tissue
     if config.model.decode != "cpu":
