@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.slide import cohort
 from wsi_pipeline.slide.cohort import SlideEntry, find_slides
 
 
@@ -155,3 +156,18 @@ def test_each_real_slide_has_an_id_of_its_own(real_data: Path) -> None:
     found = ids(real_data / "slides")
     assert len(found) == len(set(found)) == 11
     assert {"CMU-1-Small-Region", "OS-1-detail", "small"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("beside", "where", "found"),
+    [
+        ("s3://b/m", "a b.svs", "s3://b/m/a b.svs"),
+        ("s3://b/m", "../n/a.svs", "s3://b/n/a.svs"),
+        ("memory:///m", "../b/a.svs", "memory:///b/a.svs"),
+        ("s3://b/m", "/data/a.svs", "/data/a.svs"),
+        ("s3://b/m", "gs://c/a.svs", "gs://c/a.svs"),
+        ("/m", "a.svs", "/m/a.svs"),
+    ],
+)
+def test_paths_of_a_manifest_begin_where_it_lies(beside: str, where: str, found: str) -> None:
+    assert cohort._from(beside, where) == found

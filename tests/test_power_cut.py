@@ -78,3 +78,26 @@ def test_a_mask_without_tissue_has_no_chunk_and_is_whole(tmp_path: Path, older: 
         group = zarr.open_group(store.path, mode="r+")
         group.attrs["wsi_pipeline"] = {k: v for k, v in group.attrs["wsi_pipeline"].items() if k != "crc32c"}
     assert open_store(store.path, complete=False).is_whole() and not store.mask().mask.any()
+
+
+@pytest.mark.parametrize("text", [None, "", '{"zarr_format": 3, "node'], ids=["gone", "emptied", "cut off"])
+@pytest.mark.parametrize("name", ["zarr.json", "readable/zarr.json", "tiles/zarr.json"])
+def test_a_store_without_its_metadata_is_removed_and_made_anew(store: TileStore, name: str, text: str | None) -> None:
+    path = Path(store.path, name)
+    path.unlink() if text is None else path.write_text(text)
+    assert _same_store(store.path, "k1") is None and not Path(store.path).exists()
+
+
+def test_a_store_of_jpegs_without_their_metadata_is_not_whole(tmp_path: Path) -> None:
+    store = a_store(tmp_path, a_slide(tmp_path)[0], codec="jpeg")
+    assert store.is_whole()
+    Path(store.path, "jpegs", "zarr.json").write_text("{")
+    assert not store.is_whole()
+
+
+def test_a_hole_in_the_pixels_of_a_shard_names_the_shard(store: TileStore) -> None:
+    path = Path(store.path, "tiles/c/2/0/0/0")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200] + bytes(300) + whole[500:])
+    with pytest.raises(StoreError, match=r"tiles/c/2/0/0/0: this shard .* is damaged; remove it and run again with"):
+        open_store(store.path, complete=False).read(32, 48)

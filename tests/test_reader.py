@@ -147,6 +147,15 @@ def test_a_dropped_reader_is_closed_and_the_next_is_fresh(tmp_path: Path) -> Non
     drop_reader(slide)
 
 
+def test_another_scale_of_the_same_file_has_a_reader_of_its_own(tmp_path: Path) -> None:
+    slide, _ = a_slide(tmp_path)
+    other = replace(slide, mpp_l0=Mpp(0.25, 0.25))
+    assert [reader_for(each).slide.mpp_l0.x for each in (slide, other, slide)] == [0.5, 0.25, 0.5]
+    drop_reader(slide)
+    assert reader_for(other).slide == other
+    drop_reader(other)
+
+
 def test_a_few_readers_stay_open_and_the_oldest_is_replaced(tmp_path: Path) -> None:
     slide, _ = a_slide(tmp_path)
     slides = [replace(slide, fingerprint=str(n)) for n in range(5)]

@@ -266,9 +266,10 @@ def _row(path: Path, number: int, row: dict[str, str], beside: str) -> SlideEntr
 
 def _from(beside: str, where: str) -> str:
     """A path of a manifest, which lies at `beside`: a URL or a path of its own, or from there on."""
-    if is_url(where):
-        return where
-    return f"{beside}/{where}" if is_url(beside) else str(Path(beside) / where)
+    if is_url(where) or not is_url(beside) or Path(where).is_absolute():
+        return where if is_url(where) else str(Path(beside) / where)
+    protocol, _, path = beside.partition("://")
+    return f"{protocol}://{posixpath.normpath(f'{path}/{where}')}"
 
 
 def _mpp(path: Path, number: int, row: dict[str, str], column: str) -> float | None:

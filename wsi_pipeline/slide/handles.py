@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 
+from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.slide.reader import PLAIN, Reading, Slide, SlideReader
 from wsi_pipeline.slide.urls import is_url
 
@@ -13,7 +14,7 @@ class _Handles(threading.local):
     """The open readers of one thread, least recently used first."""
 
     def __init__(self) -> None:
-        self.readers: OrderedDict[tuple[str, str, Reading], SlideReader] = OrderedDict()
+        self.readers: OrderedDict[tuple[str, str, Mpp, Reading], SlideReader] = OrderedDict()
 
 
 _handles = _Handles()
@@ -21,7 +22,7 @@ _handles = _Handles()
 
 def reader_for(slide: Slide, reading: Reading = PLAIN) -> SlideReader:
     """This thread's open reader of a slide, a fresh one after an error; a few stay open, the oldest are closed."""
-    key = (slide.path, slide.fingerprint, reading)
+    key = (slide.path, slide.fingerprint, slide.mpp_l0, reading)  # the scale too: another row may give another one
     readers = _handles.readers
     if key in readers and readers[key].failed:
         readers.pop(key).close()

@@ -19,8 +19,8 @@ class Disk:
         self._path = Path(where)
 
     @property
-    def zarr(self) -> str:
-        return self.where
+    def zarr(self) -> Path:
+        return self._path  # as text, :: in it would be taken for a chain of URLs
 
     def taken(self) -> bool:
         return self._path.exists()

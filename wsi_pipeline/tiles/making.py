@@ -18,11 +18,12 @@ from wsi_pipeline.slide.tissue import TissueMask
 from wsi_pipeline.tiles.codecs import Codec, encode_flags, encode_jpeg, encode_zstd, jpeg_chunks, store_bytes
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.layout import ATTRIBUTES, lay_pixels, read_attributes, write_arrays, write_attributes
-from wsi_pipeline.tiles.place import Place
+from wsi_pipeline.tiles.place import ABOUT, Place
 from wsi_pipeline.tiles.places import place_of
 from wsi_pipeline.tiles.shards import write_shard as write_chunks
 from wsi_pipeline.tiles.store import JPEG_QUALITY, TileStore, open_group, open_store
 
+_OURS = ("rowcol", "tissue_mask")  # arrays that no other group has beside each other
 _SHARDS = ("tiles/c/", "jpegs/c/", "readable/c/")  # where their files lie
 
 
@@ -107,10 +108,14 @@ def mark_complete(store: TileStore) -> TileStore:
 
 
 def delete_store(path: str | Path) -> None:
-    """Remove a tile store, whole or not at all; StoreError where something else lies at `path`."""
+    """Remove a tile store, or what a power cut left of one; StoreError where something else lies at `path`."""
     place = place_of(path)
     if place.taken():
-        open_group(place)
+        try:
+            open_group(place)
+        except StoreError:
+            if not all(place.has(f"{name}/{ABOUT}") for name in _OURS):
+                raise
         place.remove()
 
 

@@ -48,9 +48,14 @@ def read_shard(place: Place, name: str, *, slots: int, start: int, stop: int) ->
         raise StoreError(f"{where}: this shard of the tile store is missing; run again with --resume") from None
 
 
+def damaged_shard(where: str) -> StoreError:
+    """What to raise of a shard whose index or chunks are not as they were written."""
+    return StoreError(f"{where}: this shard of the tile store is damaged; remove it and run again with --resume")
+
+
 def _index(tail: bytes, where: str, slots: int) -> np.ndarray:
     """(slots, 2) uint64 offset and length of each chunk."""
     index, crc = tail[:-_CRC_BYTES], tail[-_CRC_BYTES:]
     if google_crc32c.value(index) != int.from_bytes(crc, "little") or len(index) != slots * 16:
-        raise StoreError(f"{where}: this shard of the tile store is damaged; remove it and run again with --resume")
+        raise damaged_shard(where)
     return np.frombuffer(index, "<u8").reshape(slots, 2)

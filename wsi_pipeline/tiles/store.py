@@ -4,6 +4,7 @@ A shard that is absent would read as black without an error, so nothing but the 
 that a store can be used. It lies on a disk or in an object store, see places.py.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,9 +35,10 @@ from wsi_pipeline.tiles.layout import (
 from wsi_pipeline.tiles.pixels import read_tiles
 from wsi_pipeline.tiles.place import ABOUT, Place
 from wsi_pipeline.tiles.places import place_of
-from wsi_pipeline.tiles.shards import read_shard
+from wsi_pipeline.tiles.shards import damaged_shard, read_shard
 
 JPEG_QUALITY = 90
+_ABOUT_BYTES = 1 << 20  # more than any array's metadata
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +90,24 @@ class TileStore:
             return read_tissue(zarr.open_group(self.place.zarr, mode="r", zarr_format=3))
 
     def is_whole(self) -> bool:
-        """Whether grid, mask and thumbnail are as they were laid; a power cut can take parts of them."""
+        """Whether grid, mask and thumbnail are as they were laid, and all arrays known by their metadata.
+
+        A power cut can take parts of them.
+        """
         try:
             with self.place.reading():
                 check_arrays(zarr.open_group(self.place.zarr, mode="r", zarr_format=3))
+            return not self.pixels or all(map(self._is_known, ("readable", self.shard_name(0).partition("/")[0])))
         except (ValueError, KeyError, TypeError, RuntimeError):  # the last by decompressors
             return False
-        return True
+
+    def _is_known(self, array: str) -> bool:
+        """Whether there is metadata of an array; ValueError where it is cut off."""
+        about = f"{array}/{ABOUT}"
+        if not self.place.has(about):
+            return False
+        with self.place.reading():
+            return "shape" in json.loads(b"".join(self.place.read(about, 0, lambda tail: [(0, _ABOUT_BYTES)])))
 
     def flags(self, start: int, stop: int) -> np.ndarray:
         """(n,) bool of tiles start to stop, False where unreadable; of shards that are there alone."""
@@ -157,11 +170,13 @@ class TileStore:
     def _read_shard(self, shard: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Those of tiles start to stop that lie in one shard."""
         chunks, readable = self._chunks(shard, start, stop)
-        with _reading(self.place):
+        try:
             if self.codec == "zstd":
                 return decode_zstd(chunks, self.grid.tile_px), readable
             tiles, decoded = decode_jpeg(jpegs_of(chunks), self.grid.tile_px)
-            return tiles, readable & decoded
+        except (ValueError, RuntimeError) as error:
+            raise damaged_shard(f"{self.place.where}/{self.shard_name(shard)}") from error
+        return tiles, readable & decoded
 
     def _chunks(self, shard: int, start: int, stop: int) -> tuple[list[bytes], np.ndarray]:
         """The same as they are encoded."""
@@ -201,7 +216,7 @@ def open_store(path: str | Path, *, complete: bool = True) -> TileStore:
 def open_group(place: Place) -> tuple[zarr.Group, dict[str, Any]]:
     """The Zarr group at a place and our attributes in it."""
     if not place.has(ABOUT):
-        raise StoreError(f"{place.where}: no tile store here")
+        raise StoreError(f"{place.where}: no tile store here; remove what lies there, and run again with --resume")
     with _reading(place):
         group = zarr.open_group(place.zarr, mode="r", zarr_format=3)
         return group, read_attributes(group)
