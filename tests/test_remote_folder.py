@@ -38,7 +38,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryFil
     yield fsspec.filesystem("memory")
 
 
-def opened(**options: bool) -> RemoteFolder:
+def opened(**options: Any) -> RemoteFolder:
     found = open_run(URL, **options)
     assert isinstance(found, RemoteFolder)
     return found
@@ -163,6 +163,14 @@ def test_other_files_at_a_url_are_never_touched_and_a_run_only_when_that_is_said
     opened(overwrite=True)
     assert sorted(files.find("/bucket/run")) == ["/bucket/run/mine.txt", "/bucket/run/run.json"]
     assert account_of(URL) == opened(resume=True).account() and account_of("memory://bucket/no") == {}
+
+
+def test_a_run_that_cannot_begin_removes_nothing_at_the_url(files: Any) -> None:
+    opened()
+    files.pipe_file("/bucket/run/tiles/a.zarr/zarr.json", b"{}")
+    with pytest.raises(ConfigError, match=f"^{URL}: jobs of slurm write their logs to a folder"):
+        opened(overwrite=True, ready=lambda folder: folder.check_workers("slurm"))
+    assert files.exists("/bucket/run/tiles/a.zarr/zarr.json")
 
 
 def test_workers_that_cannot_reach_the_url_are_refused(files: Any) -> None:

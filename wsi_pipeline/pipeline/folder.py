@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -72,6 +72,19 @@ class RunFolder:
 
     def check_workers(self, scheduler: str) -> None:
         """Raise ConfigError where workers of `scheduler` could not reach this folder."""
+
+    def is_used(self) -> bool:
+        """Whether there is anything in it but what a run makes first. Raises ConfigError for a file."""
+        if self.root.exists() and not self.root.is_dir():
+            raise ConfigError(f"{self.root}: is a file; give --out a folder")
+        return self.root.exists() and not _is_begun(self.root)
+
+    def clear(self) -> None:
+        """Remove what a run left; nothing that is not ours."""
+        for name in FOLDERS:
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        for name in FILES:
+            (self.root / name).unlink(missing_ok=True)
 
     def has(self, maps: Iterable[str]) -> bool:
         """Whether all these files are among the maps."""
@@ -192,22 +205,23 @@ class RunFolder:
                 raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes written")
 
 
-def open_run_folder(root: str | Path, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+Check = Callable[[RunFolder], None]
+
+
+def open_run_folder(
+    root: str | Path, *, resume: bool = False, overwrite: bool = False, ready: Check = lambda folder: None
+) -> RunFolder:
     """The run folder at `root`, made where it is not there yet.
 
-    Raises ConfigError where one is there and neither `resume` nor `overwrite` is said, or where something
-    else is: nothing that is not ours is ever removed.
+    `ready` raises where the run cannot begin, and is asked before `overwrite` removes anything. Raises ConfigError
+    where a run is there and neither `resume` nor `overwrite` is said, or where something else is: nothing that is
+    not ours is ever removed.
     """
     if is_url(root):
         raise ConfigError(f"{root}: a folder of this machine is needed here")
     root = Path(root).absolute()
     folder = RunFolder(root)
-    if root.exists() and not root.is_dir():
-        raise ConfigError(f"{root}: is a file; give --out a folder")
-    if root.exists() and not _is_begun(root):
-        refuse_others(folder, resume=resume, overwrite=overwrite)
-        if overwrite:
-            _clear(root)
+    make_free(folder, resume=resume, overwrite=overwrite, ready=ready)
     with writing(root):
         for name in FOLDERS:
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -216,8 +230,18 @@ def open_run_folder(root: str | Path, *, resume: bool = False, overwrite: bool =
     return folder
 
 
+def make_free(folder: RunFolder, *, resume: bool, overwrite: bool, ready: Check) -> None:
+    """Remove the run that `overwrite` is said of, once the new one is `ready`; errors as of `open_run_folder`."""
+    refuse_others(folder, resume=resume, overwrite=overwrite)
+    if overwrite and folder.is_used():
+        ready(folder)
+        folder.clear()
+
+
 def refuse_others(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
     """ConfigError where a folder that is not empty holds no run, or one that nobody wants to go on with or remove."""
+    if not folder.is_used():
+        return
     where = folder.shown("")
     try:
         begun = bool(folder.account())
@@ -243,13 +267,6 @@ def _is_begun(root: Path) -> bool:
         if "run.json" in names and set(RunFolder(root).account()) == {MARK}:
             names.remove("run.json")
     return names <= set(FOLDERS) and all(not any((root / name).iterdir()) for name in names)
-
-
-def _clear(root: Path) -> None:
-    for name in FOLDERS:
-        shutil.rmtree(root / name, ignore_errors=True)
-    for name in FILES:
-        (root / name).unlink(missing_ok=True)
 
 
 def _is_nan(value: Any) -> bool:

@@ -22,7 +22,7 @@ from wsi_pipeline.pipeline.steps import attempt, draw_slide, score_slide, tile_s
 from wsi_pipeline.pipeline.work import Listen, Placeable, Run, Scoring, Stage, Work
 from wsi_pipeline.schedulers import SlurmJobs, open_cluster
 from wsi_pipeline.slide.cohort import SlideEntry
-from wsi_pipeline.slurm import SlurmSettings
+from wsi_pipeline.slurm import SlurmSettings, job_class
 
 _POLL_S = 2.0  # between looks at slides that other jobs are working on
 
@@ -73,6 +73,20 @@ def run_cohort(
             listen("workers_done", _worked(cluster, perf_counter() - began))
             tiling.shutdown(wait=False, cancel_futures=True)
             mapping.shutdown(wait=False, cancel_futures=True)
+
+
+def check_start(folder: RunFolder, config: Config) -> None:
+    """Raise where no run could begin in `folder`, as far as seconds tell: no such scheduler, none that answers.
+
+    Errors as of `open_cluster`; of SLURM only that jobs can be submitted from here, none is.
+    """
+    scheduler = config.run.scheduler
+    folder.check_workers(scheduler)
+    if scheduler == "slurm":
+        job_class()
+    elif scheduler not in ("local", "threads"):
+        with open_cluster(scheduler):
+            pass
 
 
 def _pass(run: Run, works: Sequence[Work], tiling: ThreadPoolExecutor, mapping: ThreadPoolExecutor) -> Iterator[Work]:
