@@ -134,7 +134,7 @@ def test_resume_and_overwrite_do_not_go_together(command, begun, call):
     assert any((begun[1] / "tiles").iterdir())
 
 
-@pytest.mark.parametrize("scheduler", ["slurm", "tcp://127.0.0.1:1", "slrum"])
+@pytest.mark.parametrize("scheduler", ["slurm", "tcp://127.0.0.1:1"])
 @pytest.mark.parametrize("command", ["run", "tile"])
 def test_overwrite_removes_nothing_for_a_run_that_cannot_begin(command, scheduler, tmp_path, begun, call, monkeypatch):
     monkeypatch.setattr(schedulers, "CONNECT_S", 0.2)

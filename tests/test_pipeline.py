@@ -20,6 +20,7 @@ import zarr
 from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ConfigError, StoreError, WorkersGoneError
 from wsi_pipeline.maps.result import SlideResult, without_result
+from wsi_pipeline.pipeline.claims import open_claims
 from wsi_pipeline.pipeline.folder import RunFolder, open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
@@ -240,6 +241,21 @@ def test_an_earlier_run_is_kept_unless_it_is_said_what_to_do(tmp_path):
         open_run_folder(tmp_path / "run")
     assert open_run_folder(tmp_path / "run", resume=True).account() == begun
     assert open_run_folder(tmp_path / "run", overwrite=True).account() != begun
+
+
+def test_overwrite_removes_nothing_under_a_job_at_work_and_waits_for_no_dead_one(tmp_path):
+    folder = open_run_folder(tmp_path / "run")
+    folder.write_account({"wsi_pipeline": "0.0.1", "slides": []})
+    with open_claims(folder.claims) as job:
+        assert job.take("a")
+        with pytest.raises(ConfigError, match=rf"a job \({job.job}\) is at work in it; .* expire in (90|89) s"):
+            open_run_folder(tmp_path / "run", overwrite=True)
+        assert job.holds("a") and "slides" in folder.account()
+    (folder.claims / "a.1").write_text('{"job": "killed"}')
+    with pytest.raises(ConfigError, match="killed"):
+        open_run_folder(tmp_path / "run", overwrite=True)
+    os.utime(folder.claims / "a.1", (0, 0))
+    assert "slides" not in open_run_folder(tmp_path / "run", overwrite=True).account()
 
 
 def test_a_folder_of_a_run_that_ended_before_it_began_is_taken_as_a_new_one(tmp_path):

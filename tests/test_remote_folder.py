@@ -173,6 +173,17 @@ def test_a_run_that_cannot_begin_removes_nothing_at_the_url(files: Any) -> None:
     assert files.exists("/bucket/run/tiles/a.zarr/zarr.json")
 
 
+def test_overwrite_removes_nothing_under_a_job_at_work_at_the_url(files: Any) -> None:
+    folder = opened()
+    folder.record(without_result("a", "ok", stage="map"), "key")
+    with open_claims(folder.claims) as claims:
+        assert claims.take("a")
+        with pytest.raises(ConfigError, match=f"^{URL}: a job .* is at work in it"):
+            opened(overwrite=True)
+    assert folder.recorded("a")
+    assert opened(overwrite=True).recorded("a") is None
+
+
 def test_workers_that_cannot_reach_the_url_are_refused(files: Any) -> None:
     folder = opened()
     folder.check_workers("threads")

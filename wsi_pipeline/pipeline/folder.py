@@ -25,6 +25,7 @@ from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.maps.atomic import replace_file
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.claim_files import ClaimFiles
+from wsi_pipeline.pipeline.claims import open_claims
 from wsi_pipeline.slide.cache import without_cache
 from wsi_pipeline.slide.urls import is_url
 
@@ -234,6 +235,7 @@ def make_free(folder: RunFolder, *, resume: bool, overwrite: bool, ready: Check)
     """Remove the run that `overwrite` is said of, once the new one is `ready`; errors as of `open_run_folder`."""
     refuse_others(folder, resume=resume, overwrite=overwrite)
     if overwrite and folder.is_used():
+        _refuse_at_work(folder)
         ready(folder)
         folder.clear()
 
@@ -253,6 +255,17 @@ def refuse_others(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
         raise ConfigError(f"{where}: holds other files and no run.json; give --out a new or empty folder")
     if not (resume or overwrite):
         raise ConfigError(f"{where}: holds a run already; use --resume to finish it, --overwrite, or another --out")
+
+
+def _refuse_at_work(folder: RunFolder) -> None:
+    """ConfigError where another job has slides of the folder: its files would be removed under its feet."""
+    with open_claims(folder.claims) as claims:
+        if (found := claims.living()) is not None:
+            job, left_s = found
+            raise ConfigError(
+                f"{folder.shown('')}: a job ({job or 'unnamed'}) is at work in it; end it, or use another --out; "
+                f"of one that was killed the claims expire in {math.ceil(left_s)} s"
+            )
 
 
 def now() -> str:
