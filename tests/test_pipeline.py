@@ -339,6 +339,15 @@ def test_maps_are_drawn_anew_from_the_tiles_of_a_slide_that_is_gone(slide, tmp_p
     assert (row.status, row.stage) == ("unreadable", "open") and open_store(folder.store("a")).status == "complete"
 
 
+@pytest.mark.parametrize("name", ["maps/a_overlay.png", "records/a.json"])
+def test_an_older_file_that_cannot_be_removed_is_named_with_what_to_do(name, slide, tmp_path):
+    folder = open_run_folder(tmp_path / "run")
+    (folder.root / name).mkdir()  # which no one can remove as a file
+    (row,), _ = ran([SlideEntry("a", str(slide))], folder, knobs())
+    assert (row.status, row.error) == ("failed", "StoreError")
+    assert f"{name}: cannot be written" in row.message and "see to the folder's permissions" in row.message
+
+
 def test_a_folder_tells_what_was_recorded_since_and_how_a_slide_was_left(tmp_path):
     folder = open_run_folder(tmp_path / "run")
     assert folder.last_told("a") is None and not folder.recorded_since("a", 0.0)

@@ -92,9 +92,9 @@ class RunFolder:
         return all((self.root / "maps" / name).exists() for name in maps)
 
     def drop(self, maps: Iterable[str]) -> None:
-        """Remove these files from among the maps, those that are there."""
+        """Remove these files from among the maps, those that are there. StoreError where one cannot be."""
         for name in maps:
-            (self.root / "maps" / name).unlink(missing_ok=True)
+            _remove(self.root / "maps" / name)
 
     def publish(self) -> None:
         """Put tables, report and account where they are kept; the run is over. Raises StoreError likewise."""
@@ -183,9 +183,9 @@ class RunFolder:
         return SlideResult(**{**row, "warnings": tuple(row["warnings"])}), str(found["key"])
 
     def forget(self, slide_id: str, *, record: bool = True) -> None:
-        """Take back how a slide failed and, before its files are written anew, its record."""
+        """Take back how a slide failed and, before its files are written anew, its record. StoreError likewise."""
         for path in self._told_of(slide_id, record):
-            path.unlink(missing_ok=True)
+            _remove(path)
 
     def _told_of(self, slide_id: str, record: bool) -> list[Path]:
         return [self._failure_path(slide_id), *([self._record_path(slide_id)] if record else [])]
@@ -280,6 +280,11 @@ def _is_begun(root: Path) -> bool:
         if "run.json" in names and set(RunFolder(root).account()) == {MARK}:
             names.remove("run.json")
     return names <= set(FOLDERS) and all(not any((root / name).iterdir()) for name in names)
+
+
+def _remove(path: Path) -> None:
+    with writing(path):
+        path.unlink(missing_ok=True)
 
 
 def _is_nan(value: Any) -> bool:
