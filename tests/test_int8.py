@@ -159,8 +159,8 @@ def test_tiles_are_spread_evenly_and_unreadable_ones_left_out(run: Path) -> None
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"input_px": 64}, "tiles are 32 px .* wants 64 px"),
-        ({"mpp": 1.0}, r"tiles are 32 px at 0.5 .* at 1 um/px"),
+        ({"input_px": 64}, "tiles are 32 px .* wants 64 px .*--set tiles.tile_px=64 and give it as --tiles$"),
+        ({"mpp": 1.0}, r"tiles are 32 px at 0.5 .* at 1 um/px; make a run with --set tiles.mpp=1 --set "),
         ({"in_channels": 1, "mean": (0.5,), "std": (0.2,), "state": None}, "takes grey images"),
         ({"ranges": dict.fromkeys(kept_layers("densenet_demo"), (0.0, 1.0))}, "is int8 already"),
     ],
