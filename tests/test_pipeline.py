@@ -17,10 +17,11 @@ import rasterio
 import shapely
 import zarr
 
+from wsi_pipeline.cli.progress import Shown
 from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ConfigError, StoreError, WorkersGoneError
 from wsi_pipeline.maps.result import SlideResult, without_result
-from wsi_pipeline.pipeline.claims import open_claims
+from wsi_pipeline.pipeline.claims import Claims, open_claims
 from wsi_pipeline.pipeline.folder import RunFolder, open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
@@ -256,6 +257,25 @@ def test_overwrite_removes_nothing_under_a_job_at_work_and_waits_for_no_dead_one
         open_run_folder(tmp_path / "run", overwrite=True)
     os.utime(folder.claims / "a.1", (0, 0))
     assert "slides" not in open_run_folder(tmp_path / "run", overwrite=True).account()
+
+
+@pytest.mark.parametrize(("taken", "said"), [("b", "other jobs, such as another; w"), ("", "other jobs; waiting for")])
+def test_who_is_waited_for_is_told_where_anybody_is_known(taken, said, slide, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("wsi_pipeline.pipeline.run._POLL_S", 0.01)
+    monkeypatch.setattr(Claims, "owner", lambda self, slide_id: "another" if slide_id == taken else "")
+    folder = open_run_folder(tmp_path / "run")
+    for name in "ab":
+        (folder.claims / f"{name}.1").write_text("{}")
+
+    def listen(name, facts):
+        shown(name, facts)
+        if name == "waiting":  # the other job ends
+            for path in folder.claims.glob("*.1"):
+                path.unlink()
+
+    shown, entries = Shown(3), [SlideEntry(name, str(slide)) for name in "abc"]
+    rows = list(run_cohort(entries, folder, knobs(), until="tile", listen=listen))
+    assert len(rows) == 3 and f"2 slides are with {said}" in capsys.readouterr().err
 
 
 def test_a_folder_of_a_run_that_ended_before_it_began_is_taken_as_a_new_one(tmp_path):
