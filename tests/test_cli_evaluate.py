@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from wsi_pipeline.cli.evaluate import command
-from wsi_pipeline.errors import ConfigError, ModelError
+from wsi_pipeline.errors import ConfigError, ModelError, StoreError
 from wsi_pipeline.knobs import as_yaml
 from wsi_pipeline.learn.checkpoint import Checkpoint, save_checkpoint
 from wsi_pipeline.learn.models import build_densenet
@@ -205,6 +205,17 @@ def test_a_report_goes_neither_among_the_images_nor_onto_their_labels(tmp_path) 
     with pytest.raises(ConfigError, match=f"--set {labels}: the report's own predictions.csv would replace it"):
         judge(run, data, "--set", "data.options.groups=lists/predictions.csv", "--out", data / "lists")
     assert sorted(os.listdir(data)) == ["bright", "dark"]
+
+
+def test_a_folder_that_takes_no_file_is_refused_before_any_work(tmp_path, monkeypatch) -> None:
+    def refused(dir: str) -> None:
+        raise PermissionError(13, "Permission denied", dir)
+
+    options, _, _ = write_tables(tmp_path)
+    (tmp_path / "preds.csv").unlink()
+    monkeypatch.setattr("wsi_pipeline.cli.places.TemporaryFile", refused)
+    with pytest.raises(StoreError, match=r"report: cannot be written .*see to the folder's permissions"):
+        call(*options)
 
 
 def test_a_file_for_out_is_refused_before_any_work(tmp_path) -> None:

@@ -216,6 +216,15 @@ def test_options_that_do_not_go_together_are_a_usage_error(
         assert main() == 2 and "--tiles goes with --format int8" in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["--checkpoint", "demo", "--format", "int8", "--tiles", "none", "--out", str(tmp_path / "file" / "below")]
+    monkeypatch.setattr(sys, "argv", ["x", "export", *words])
+    assert main() == 2 and f"{tmp_path / 'file'} is a file; name a folder" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_drawn_slide_is_scored_in_int8_as_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw_slide(tmp_path / "a.tif", size_px=(1100, 1100), tumours=[Tumour(275.0, 275.0, 130.0, 130.0)], seed=3)
