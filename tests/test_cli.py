@@ -145,6 +145,27 @@ def test_overwrite_removes_nothing_for_a_run_that_cannot_begin(command, schedule
     assert sorted(begun[1].rglob("*")) == before
 
 
+def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse_and_touches_none(tmp_path, begun, call):
+    slides, out = begun
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("")
+    before, plain = sorted(tmp_path.rglob("*")), ["run", slides, "--dry-run", "--set", "model.resample=true", "--out"]
+    for folder, said in (
+        (out, "holds a run already"),
+        (tmp_path / "mine", "holds other files"),
+        (slides / "a.tif", "is a file"),
+    ):
+        code, _, told = call(*plain, folder)
+        assert code == 2 and said in told
+    assert (
+        call(*plain, tmp_path / "new")[0]
+        == call(*plain, out, "--overwrite")[0]
+        == call(*plain, out, "--resume")[0]
+        == 0
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_model_that_does_not_fit_the_tiles_asked_for_is_refused_before_any_is_cut(tmp_path, call):
     draw_slide(tmp_path / "a.tif", size_px=(600, 600), mpp=0.25)
     for more in ([], ["--dry-run"]):

@@ -19,7 +19,7 @@ from wsi_pipeline.maps import report
 from wsi_pipeline.maps.result import without_result
 from wsi_pipeline.pipeline.claim_files import BucketFiles
 from wsi_pipeline.pipeline.claims import open_claims
-from wsi_pipeline.pipeline.remote_folder import RemoteFolder, account_of, open_run
+from wsi_pipeline.pipeline.remote_folder import RemoteFolder, account_of, check_run, open_run
 from wsi_pipeline.pipeline.seen import recall, remember, source_of
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.tiles.making import missing_shards
@@ -156,8 +156,9 @@ def test_other_files_at_a_url_are_never_touched_and_a_run_only_when_that_is_said
         opened(overwrite=True)
     files.rm("/bucket/run/mine.txt")
     opened()
-    with pytest.raises(ConfigError, match="holds a run already"):
-        opened()
+    for ask in (opened, lambda: check_run(URL)):
+        with pytest.raises(ConfigError, match="holds a run already"):
+            ask()
     files.pipe_file("/bucket/run/tiles/a.zarr/zarr.json", b"{}")
     files.pipe_file("/bucket/run/mine.txt", b"mine")
     opened(overwrite=True)

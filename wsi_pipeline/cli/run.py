@@ -40,6 +40,9 @@ def command(
     from wsi_pipeline.cli.model import load
 
     if dry_run:
+        from wsi_pipeline.pipeline.remote_folder import check_run
+
+        check_run(out, resume=resume, overwrite=overwrite)
         load(config)
         return check(entries[: config.run.limit], config)
     from wsi_pipeline.cli.job import hidden, work
