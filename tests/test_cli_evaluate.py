@@ -286,6 +286,7 @@ def test_a_training_is_judged_on_its_test_part_with_pictures_and_calibration(tmp
     run, data = a_training(tmp_path)
     done = judge(run, data)
     assert done.exit_code == 0 and "8 images" in done.stdout
+    assert "images" not in done.stderr.splitlines()
     html = (tmp_path / "report" / "evaluation.html").read_text()
     assert "data:image/jpeg;base64," in html and "before calibration" in html and "What was taken for what" in html
     assert set(pd.read_csv(tmp_path / "report" / "predictions.csv")["image"]) == set(
