@@ -8,6 +8,7 @@ import pytest
 from test_engines import CPU, a_checkpoint
 from test_infer import a_store
 
+from wsi_pipeline.cli.model import load
 from wsi_pipeline.config import load_config
 from wsi_pipeline.keys import scoring_key
 from wsi_pipeline.scores.adaptive import Adaptive, lattice_step, score_where_open
@@ -115,6 +116,17 @@ def test_open_everywhere_it_is_the_full_run() -> None:
 def test_without_overlap_every_tile_is_scored() -> None:
     found = score_tiles(a_store(9), Scorer(a_checkpoint(), CPU), batch=4, adaptive=Adaptive())
     assert (found.filled, found.remarks) == (0, ())
+
+
+@pytest.mark.parametrize(
+    ("more", "told"), [([], True), (["tiles.stride_px=64"], False), (["model.adaptive=false"], False)]
+)
+def test_it_is_told_before_a_run_that_nothing_can_be_saved(more: list[str], told: bool, capsys: Any) -> None:
+    load(load_config(None, ["model.adaptive=true", "model.device=cpu", *more]))
+    said = (
+        "note: model.adaptive: tiles of 256 px every 256 px are all scored, which saves nothing; overlap them, as by "
+    )
+    assert (f"{said}--set tiles.stride_px=64" in capsys.readouterr().err) == told
 
 
 def test_scores_that_were_filled_in_have_a_key_of_their_own() -> None:

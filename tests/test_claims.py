@@ -38,6 +38,16 @@ def test_a_claim_that_is_not_touched_any_more_goes_to_one_other_job(tmp_path: Pa
         assert (tmp_path / "a.5").exists()
 
 
+def test_who_lives_is_known_by_a_claim_that_is_touched(tmp_path: Path) -> None:
+    with open_claims(tmp_path) as claims:
+        assert claims.living() is None
+        (tmp_path / "a.1.3").write_text('{"job": "another"}')
+        job, left_s = claims.living() or ("", 0.0)
+        assert job == "another" and 80 < left_s <= 90
+        os.utime(tmp_path / "a.1.3", (0, time.time() - 91))
+        assert claims.living() is None
+
+
 def test_a_living_owner_keeps_its_slide_for_longer_than_the_expiry(tmp_path: Path) -> None:
     with open_claims(tmp_path, **QUICK) as mine, open_claims(tmp_path, **QUICK) as theirs:
         assert mine.take("a")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from wsi_pipeline import schedulers
 from wsi_pipeline.cli.group import main
 from wsi_pipeline.slide.synthetic import draw_slide
 
@@ -131,6 +132,38 @@ def test_resume_and_overwrite_do_not_go_together(command, begun, call):
     code, _, told = call(command, begun[0], "--out", begun[1], "--resume", "--overwrite")
     assert code == 2 and "give one of the two" in told
     assert any((begun[1] / "tiles").iterdir())
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "tcp://127.0.0.1:1"])
+@pytest.mark.parametrize("command", ["run", "tile"])
+def test_overwrite_removes_nothing_for_a_run_that_cannot_begin(command, scheduler, tmp_path, begun, call, monkeypatch):
+    monkeypatch.setattr(schedulers, "CONNECT_S", 0.2)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no sbatch
+    before = sorted(begun[1].rglob("*"))
+    code, _, told = call(command, begun[0], "--out", begun[1], "--overwrite", "--scheduler", scheduler)
+    assert code in (1, 2) and "error:" in told and "Traceback" not in told
+    assert sorted(begun[1].rglob("*")) == before
+
+
+def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse_and_touches_none(tmp_path, begun, call):
+    slides, out = begun
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("")
+    before, plain = sorted(tmp_path.rglob("*")), ["run", slides, "--dry-run", "--set", "model.resample=true", "--out"]
+    for folder, said in (
+        (out, "holds a run already"),
+        (tmp_path / "mine", "holds other files"),
+        (slides / "a.tif", "is a file"),
+    ):
+        code, _, told = call(*plain, folder)
+        assert code == 2 and said in told
+    assert (
+        call(*plain, tmp_path / "new")[0]
+        == call(*plain, out, "--overwrite")[0]
+        == call(*plain, out, "--resume")[0]
+        == 0
+    )
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_model_that_does_not_fit_the_tiles_asked_for_is_refused_before_any_is_cut(tmp_path, call):

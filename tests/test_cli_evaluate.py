@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from wsi_pipeline.cli.evaluate import command
-from wsi_pipeline.errors import ConfigError, ModelError
+from wsi_pipeline.errors import ConfigError, ModelError, StoreError
 from wsi_pipeline.knobs import as_yaml
 from wsi_pipeline.learn.checkpoint import Checkpoint, save_checkpoint
 from wsi_pipeline.learn.models import build_densenet
@@ -207,6 +207,17 @@ def test_a_report_goes_neither_among_the_images_nor_onto_their_labels(tmp_path) 
     assert sorted(os.listdir(data)) == ["bright", "dark"]
 
 
+def test_a_folder_that_takes_no_file_is_refused_before_any_work(tmp_path, monkeypatch) -> None:
+    def refused(dir: str) -> None:
+        raise PermissionError(13, "Permission denied", dir)
+
+    options, _, _ = write_tables(tmp_path)
+    (tmp_path / "preds.csv").unlink()
+    monkeypatch.setattr("wsi_pipeline.cli.places.TemporaryFile", refused)
+    with pytest.raises(StoreError, match=r"report: cannot be written .*see to the folder's permissions"):
+        call(*options)
+
+
 def test_a_file_for_out_is_refused_before_any_work(tmp_path) -> None:
     options, _, _ = write_tables(tmp_path)
     (tmp_path / "report").write_text("a file")
@@ -275,6 +286,7 @@ def test_a_training_is_judged_on_its_test_part_with_pictures_and_calibration(tmp
     run, data = a_training(tmp_path)
     done = judge(run, data)
     assert done.exit_code == 0 and "8 images" in done.stdout
+    assert "images" not in done.stderr.splitlines()
     html = (tmp_path / "report" / "evaluation.html").read_text()
     assert "data:image/jpeg;base64," in html and "before calibration" in html and "What was taken for what" in html
     assert set(pd.read_csv(tmp_path / "report" / "predictions.csv")["image"]) == set(

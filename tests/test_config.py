@@ -32,6 +32,31 @@ def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path, content):
         load_config(tmp_path / "a.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("slurm.walltime=12:00:00", "12:00:00"),
+        ("slurm.account=0123", "0123"),
+        ('slurm.account="0123"', "0123"),
+        ("slurm.account=null", None),
+        ("model.checkpoint= 2024", "2024"),
+        ("model.checkpoint=2024-11-30", "2024-11-30"),
+        ("run.cache_dir=[a]", "[a]"),
+        ("slurm.prologue=[a, b]", ("a", "b")),
+    ],
+)
+def test_a_knob_of_text_is_what_was_written(text, value):
+    section, knob = text.partition("=")[0].split(".")
+    assert getattr(getattr(load_config(None, [text]), section), knob) == value
+
+
+@pytest.mark.parametrize("text", ["slurm:\n  walltime: 12:00:00", "slurm:\n  account: 0123", "run:\n  cache_dir: no"])
+def test_a_number_for_a_knob_of_text_asks_for_quotes(text, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"valid string \(got (43200|83|False)\); put it in quotes$"):
+        load_config(tmp_path / "a.yaml")
+
+
 def test_a_missing_file_is_refused():
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config("nowhere.yaml")

@@ -295,6 +295,16 @@ def test_annotations_named_after_other_slides_are_told(folder):
         open_tiles(folder, unannotated="normal")
 
 
+def test_a_run_folder_without_annotations_is_told_where_they_go(folder):
+    (folder / "run.json").write_text("{}")
+    (folder / "annotations").rename(folder / "elsewhere")
+    with pytest.raises(ConfigError, match=r"no annotation of its 2 slides; put them in .*/annotations, or say where"):
+        open_tiles(folder, unannotated="skip")
+    assert len(open_tiles(folder, unannotated="skip", annotations="elsewhere")) == 80
+    (folder / "elsewhere" / "a.geojson").rename(folder / "a.geojson")
+    assert len(open_tiles(folder, unannotated="skip")) == 80
+
+
 def test_two_annotations_of_one_slide_are_refused(folder):
     annotate(folder / "annotations", (BOX, "Tumor"), name="A.json")
     with pytest.raises(ConfigError, match=r"A\.json and a\.geojson annotate the same slide"):

@@ -249,6 +249,17 @@ def test_a_link_to_an_image_is_not_replaced_by_its_picture(call: Call, run: Path
     assert (tmp_path / "maps" / "a.png").is_symlink()
 
 
+def test_a_folder_that_takes_no_file_is_refused_before_the_first_image(
+    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(dir: str) -> None:
+        raise PermissionError(13, "Permission denied", dir)
+
+    monkeypatch.setattr("wsi_pipeline.cli.places.TemporaryFile", refused)
+    code, said = call("--checkpoint", run, tmp_path / "a.png")
+    assert code == 1 and "maps: cannot be written" in said and said.count("\n") == 1
+
+
 @pytest.mark.parametrize("below", ["", "below/it"])
 def test_a_file_for_out_is_a_usage_error_in_one_line(call: Call, run: Path, tmp_path: Path, below: str) -> None:
     (tmp_path / "maps").write_text("a file")

@@ -7,7 +7,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.learn.history import History, as_csv
+from wsi_pipeline.learn.history import History, as_csv, curves
 
 
 def row(epoch: int, loss: float = 0.5, auroc: float = 0.7) -> dict:
@@ -30,6 +30,15 @@ def test_rows_go_to_all_three(tmp_path):
         assert curves.size[0] > 1000
     assert [event.value for event in board(tmp_path).Scalars("train_loss")] == [0.5, 0.25]
     assert board(tmp_path).Scalars("auroc/Mass")[0].value == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("rates", [(1e-3, 6.2e-4), (2.9e-4, 1.8e-5), (1e-3, 1e-3)])
+def test_no_label_of_a_panel_lies_over_another_panel(rates):
+    rows = [row(epoch, loss=0.00125 * epoch) | {"rate": rate} for epoch, rate in enumerate(rates, start=1)]
+    figure = curves(rows, best_epoch=1)
+    figure.canvas.draw()
+    left, middle, right = (axes.get_tightbbox() for axes in figure.axes)
+    assert left.x1 < middle.x0 and middle.x1 < right.x0
 
 
 def test_what_cannot_be_told_is_empty(tmp_path):

@@ -159,8 +159,8 @@ def test_tiles_are_spread_evenly_and_unreadable_ones_left_out(run: Path) -> None
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"input_px": 64}, "tiles are 32 px .* wants 64 px"),
-        ({"mpp": 1.0}, r"tiles are 32 px at 0.5 .* at 1 um/px"),
+        ({"input_px": 64}, "tiles are 32 px .* wants 64 px .*--set tiles.tile_px=64 and give it as --tiles$"),
+        ({"mpp": 1.0}, r"tiles are 32 px at 0.5 .* at 1 um/px; make a run with --set tiles.mpp=1 --set "),
         ({"in_channels": 1, "mean": (0.5,), "std": (0.2,), "state": None}, "takes grey images"),
         ({"ranges": dict.fromkeys(kept_layers("densenet_demo"), (0.0, 1.0))}, "is int8 already"),
     ],
@@ -214,6 +214,15 @@ def test_options_that_do_not_go_together_are_a_usage_error(
     for words in (["int8"], ["onnx", "--tiles", "runs"], ["onnx", "--images", "4"]):
         monkeypatch.setattr(sys, "argv", ["x", "export", "--checkpoint", "demo", "--out", "a.onnx", "--format", *words])
         assert main() == 2 and "--tiles goes with --format int8" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["--checkpoint", "demo", "--format", "int8", "--tiles", "none", "--out", str(tmp_path / "file" / "below")]
+    monkeypatch.setattr(sys, "argv", ["x", "export", *words])
+    assert main() == 2 and f"{tmp_path / 'file'} is a file; name a folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

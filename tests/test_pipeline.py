@@ -17,9 +17,11 @@ import rasterio
 import shapely
 import zarr
 
+from wsi_pipeline.cli.progress import Shown
 from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ConfigError, StoreError, WorkersGoneError
 from wsi_pipeline.maps.result import SlideResult, without_result
+from wsi_pipeline.pipeline.claims import Claims, open_claims
 from wsi_pipeline.pipeline.folder import RunFolder, open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
@@ -242,6 +244,40 @@ def test_an_earlier_run_is_kept_unless_it_is_said_what_to_do(tmp_path):
     assert open_run_folder(tmp_path / "run", overwrite=True).account() != begun
 
 
+def test_overwrite_removes_nothing_under_a_job_at_work_and_waits_for_no_dead_one(tmp_path):
+    folder = open_run_folder(tmp_path / "run")
+    folder.write_account({"wsi_pipeline": "0.0.1", "slides": []})
+    with open_claims(folder.claims) as job:
+        assert job.take("a")
+        with pytest.raises(ConfigError, match=rf"a job \({job.job}\) is at work in it; .* expire in (90|89) s"):
+            open_run_folder(tmp_path / "run", overwrite=True)
+        assert job.holds("a") and "slides" in folder.account()
+    (folder.claims / "a.1").write_text('{"job": "killed"}')
+    with pytest.raises(ConfigError, match="killed"):
+        open_run_folder(tmp_path / "run", overwrite=True)
+    os.utime(folder.claims / "a.1", (0, 0))
+    assert "slides" not in open_run_folder(tmp_path / "run", overwrite=True).account()
+
+
+@pytest.mark.parametrize(("taken", "said"), [("b", "other jobs, such as another; w"), ("", "other jobs; waiting for")])
+def test_who_is_waited_for_is_told_where_anybody_is_known(taken, said, slide, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("wsi_pipeline.pipeline.run._POLL_S", 0.01)
+    monkeypatch.setattr(Claims, "owner", lambda self, slide_id: "another" if slide_id == taken else "")
+    folder = open_run_folder(tmp_path / "run")
+    for name in "ab":
+        (folder.claims / f"{name}.1").write_text("{}")
+
+    def listen(name, facts):
+        shown(name, facts)
+        if name == "waiting":  # the other job ends
+            for path in folder.claims.glob("*.1"):
+                path.unlink()
+
+    shown, entries = Shown(3), [SlideEntry(name, str(slide)) for name in "abc"]
+    rows = list(run_cohort(entries, folder, knobs(), until="tile", listen=listen))
+    assert len(rows) == 3 and f"2 slides are with {said}" in capsys.readouterr().err
+
+
 def test_a_folder_of_a_run_that_ended_before_it_began_is_taken_as_a_new_one(tmp_path):
     open_run_folder(tmp_path / "run")
     assert open_run_folder(tmp_path / "run").account()
@@ -321,6 +357,15 @@ def test_maps_are_drawn_anew_from_the_tiles_of_a_slide_that_is_gone(slide, tmp_p
     assert row.status == "ok" and row.cancer_mm2 != first.cancer_mm2 and classifier.scored == ["a"]
     (row,), _ = ran([here], folder, knobs("tiles.stride_px=32"), classifier)  # for these tiles the file is needed
     assert (row.status, row.stage) == ("unreadable", "open") and open_store(folder.store("a")).status == "complete"
+
+
+@pytest.mark.parametrize("name", ["maps/a_overlay.png", "records/a.json"])
+def test_an_older_file_that_cannot_be_removed_is_named_with_what_to_do(name, slide, tmp_path):
+    folder = open_run_folder(tmp_path / "run")
+    (folder.root / name).mkdir()  # which no one can remove as a file
+    (row,), _ = ran([SlideEntry("a", str(slide))], folder, knobs())
+    assert (row.status, row.error) == ("failed", "StoreError")
+    assert f"{name}: cannot be written" in row.message and "see to the folder's permissions" in row.message
 
 
 def test_a_folder_tells_what_was_recorded_since_and_how_a_slide_was_left(tmp_path):

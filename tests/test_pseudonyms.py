@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.pipeline import pseudonyms
-from wsi_pipeline.pipeline.pseudonyms import COLUMNS, pseudonymise
+from wsi_pipeline.pipeline.folder import open_run_folder
+from wsi_pipeline.pipeline.pseudonyms import COLUMNS, behind_link, pseudonymise
+from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.locks import hold_open
 
@@ -55,6 +58,24 @@ def test_jobs_that_begin_at_once_share_one_key_and_leave_each_row_once(key: Path
     assert sorted(row[2] for row in table if row[0] == "slide") == ["all", *(f"own{number}" for number in range(8))]
     assert len({tuple(row) for row in table}) == len(table) == 2 + 2 * 9
     assert sorted(path.name for path in key.parent.iterdir()) == [".key.csv.slides", "key.csv"]
+
+
+def test_a_file_that_is_missing_behind_its_pseudonym_is_told_to_be_looked_up(key: Path, tmp_path: Path) -> None:
+    hidden, _ = pseudonymise([entry(tmp_path, "a")], key, out=tmp_path / "out")
+    config = load_config(None, ["run.scheduler=threads"])
+    (row,) = run_cohort(hidden, open_run_folder(tmp_path / "out"), config, until="tile")
+    assert row.status == "unreadable" and row.message == (
+        f"{row.slide_id}.svs: the file behind this pseudonym is missing; bring it back to its path, which is in key.csv"
+    )
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "a.svs").write_bytes(b"")
+    assert behind_link(Path(hidden[0].path)) == behind_link(tmp_path / "no.svs") == ""
+
+
+def test_the_folder_of_a_new_key_is_made(tmp_path: Path) -> None:
+    key = tmp_path / "new folder" / "keys" / "key.csv"
+    pseudonymise([entry(tmp_path, "a")], key, out=tmp_path / "out")
+    assert len(rows(key)) == 4
 
 
 def test_another_job_that_comes_in_between_finds_no_key_or_a_whole_one(

@@ -19,7 +19,7 @@ from wsi_pipeline.maps import report
 from wsi_pipeline.maps.result import without_result
 from wsi_pipeline.pipeline.claim_files import BucketFiles
 from wsi_pipeline.pipeline.claims import open_claims
-from wsi_pipeline.pipeline.remote_folder import RemoteFolder, account_of, open_run
+from wsi_pipeline.pipeline.remote_folder import RemoteFolder, account_of, check_run, open_run
 from wsi_pipeline.pipeline.seen import recall, remember, source_of
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.tiles.making import missing_shards
@@ -38,7 +38,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryFil
     yield fsspec.filesystem("memory")
 
 
-def opened(**options: bool) -> RemoteFolder:
+def opened(**options: Any) -> RemoteFolder:
     found = open_run(URL, **options)
     assert isinstance(found, RemoteFolder)
     return found
@@ -156,13 +156,33 @@ def test_other_files_at_a_url_are_never_touched_and_a_run_only_when_that_is_said
         opened(overwrite=True)
     files.rm("/bucket/run/mine.txt")
     opened()
-    with pytest.raises(ConfigError, match="holds a run already"):
-        opened()
+    for ask in (opened, lambda: check_run(URL)):
+        with pytest.raises(ConfigError, match="holds a run already"):
+            ask()
     files.pipe_file("/bucket/run/tiles/a.zarr/zarr.json", b"{}")
     files.pipe_file("/bucket/run/mine.txt", b"mine")
     opened(overwrite=True)
     assert sorted(files.find("/bucket/run")) == ["/bucket/run/mine.txt", "/bucket/run/run.json"]
     assert account_of(URL) == opened(resume=True).account() and account_of("memory://bucket/no") == {}
+
+
+def test_a_run_that_cannot_begin_removes_nothing_at_the_url(files: Any) -> None:
+    opened()
+    files.pipe_file("/bucket/run/tiles/a.zarr/zarr.json", b"{}")
+    with pytest.raises(ConfigError, match=f"^{URL}: jobs of slurm write their logs to a folder"):
+        opened(overwrite=True, ready=lambda folder: folder.check_workers("slurm"))
+    assert files.exists("/bucket/run/tiles/a.zarr/zarr.json")
+
+
+def test_overwrite_removes_nothing_under_a_job_at_work_at_the_url(files: Any) -> None:
+    folder = opened()
+    folder.record(without_result("a", "ok", stage="map"), "key")
+    with open_claims(folder.claims) as claims:
+        assert claims.take("a")
+        with pytest.raises(ConfigError, match=f"^{URL}: a job .* is at work in it"):
+            opened(overwrite=True)
+    assert folder.recorded("a")
+    assert opened(overwrite=True).recorded("a") is None
 
 
 def test_workers_that_cannot_reach_the_url_are_refused(files: Any) -> None:

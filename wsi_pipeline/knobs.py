@@ -6,6 +6,7 @@ What there is to set is said where it is used: config.py for a run, learn/settin
 import difflib
 import json
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,7 +57,7 @@ def load_knobs(
     for section, values in (_read_yaml(Path(path)) if path else {}).items():
         knobs[section] = knobs.get(section, {}) | values
     for text in overrides:
-        _override(knobs, text)
+        _override(kind, knobs, text)
     _refuse_unknown(kind, knobs, place, listing)
     try:
         return kind.model_validate(knobs)
@@ -120,7 +121,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _MAX_SAID else f"{text[:_MAX_SAID]}..."
 
 
-def _override(knobs: dict[str, Any], text: str) -> None:
+def _override(kind: type[Section], knobs: dict[str, Any], text: str) -> None:
     name, equals, value = text.partition("=")
     section, dot, knob = name.strip().partition(".")
     if not equals or not dot or not knob:
@@ -129,6 +130,8 @@ def _override(knobs: dict[str, Any], text: str) -> None:
         parsed = _parse_yaml(value)
     except _NO_YAML:
         parsed = value
+    if _is_text(kind, section, knob) and not isinstance(parsed, str | None):
+        parsed = value.strip()  # 12:00:00, 0123: for YAML 43,200 and 83
     table = knobs.setdefault(section, {})
     *above, last = knob.split(".")
     for name in above:  # data.options.labels=a.csv: a knob that is itself a table
@@ -136,6 +139,13 @@ def _override(knobs: dict[str, Any], text: str) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"--set {text}: {name} holds {table!r} and no names below it")
     table[last] = parsed
+
+
+def _is_text(kind: type[Section], section: str, knob: str) -> bool:
+    """Whether a knob holds text and nothing else."""
+    known = kind.model_fields.get(section.strip())
+    field = getattr(known and known.annotation, "model_fields", {}).get(knob)
+    return field is not None and field.annotation in (str, str | None)
 
 
 def _refuse_unknown(kind: type[Section], knobs: Mapping[str, Any], place: str, listing: str) -> None:
@@ -160,5 +170,7 @@ def _in_words(error: ValidationError) -> str:
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
         got = f" (got {_short(repr(item['input']))})" if name else ""
+        if item["type"] == "string_type" and isinstance(item["input"], bool | int | float | date):
+            got += "; put it in quotes"
         parts.append(f"{name}: {item['msg']}{got}" if name else str(item["msg"]).removeprefix("Value error, "))
     return "; ".join(parts)

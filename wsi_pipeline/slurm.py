@@ -55,7 +55,7 @@ def slurm_client(
     scheduler's. Raises ConfigError where dask-jobqueue or SLURM is not there, ClusterError where a job is
     refused, or none has started in `settings.wait_min` minutes.
     """
-    job = _job_class()
+    job = job_class()
     Path(folder).mkdir(parents=True, exist_ok=True)
     with _tls_files(folder) as security:
         shared = {"log_directory": folder, "security": security, "protocol": "tls://"}
@@ -65,7 +65,8 @@ def slurm_client(
             yield client
 
 
-def _job_class() -> Any:
+def job_class() -> Any:
+    """What submits a job. Raises ConfigError where dask-jobqueue or SLURM is not there."""
     try:
         base = import_module("dask_jobqueue.slurm").SLURMJob
     except ImportError:

@@ -30,6 +30,7 @@ def command(
     """
     from pathlib import Path
 
+    from wsi_pipeline.cli.places import make_folder
     from wsi_pipeline.errors import SlideError
     from wsi_pipeline.learn.checkpoint import load_checkpoint
     from wsi_pipeline.learn.explain import read_boxes
@@ -41,8 +42,8 @@ def command(
     _check(loaded, images, class_name, boxes)
     # By the name without its ending: smaller copies of the originals are JPEG.
     marked = {Path(name).stem: places for name, places in (read_boxes(boxes) if boxes else {}).items()}
+    make_folder(out)
     model = build_model(loaded).to(pick_device(device))
-    Path(out).mkdir(parents=True, exist_ok=True)
     hits: list[tuple[str, bool, float]] = []
     failed = 0
     for image in images:

@@ -41,9 +41,11 @@ def command(checkpoint: str, form: str, out: str, tiles: str | None, images: int
 
 
 def _int8(loaded: "Checkpoint", tiles: str, images: int | None, out: str) -> int:
+    from wsi_pipeline.cli.places import make_folder
     from wsi_pipeline.learn.checkpoint import save_checkpoint
     from wsi_pipeline.scores.ranges import IMAGES, speed_gain, take_tiles, to_int8
 
+    make_folder(out)
     sample = take_tiles(loaded, tiles, images or IMAGES)
     made = save_checkpoint(to_int8(loaded, sample), out)
     told, gain = made.about["int8"], speed_gain(loaded, made, sample.tiles)

@@ -9,7 +9,7 @@ from wsi_pipeline.config import Config
 from wsi_pipeline.learn.checkpoint import shipped_models
 from wsi_pipeline.pipeline.lanes import Recipe, RemoteClassifier
 from wsi_pipeline.pipeline.score import Classifier
-from wsi_pipeline.scores.adaptive import Adaptive
+from wsi_pipeline.scores.adaptive import Adaptive, lattice_step
 
 
 def load(config: Config) -> tuple[Classifier | RemoteClassifier, dict[str, Any]]:
@@ -39,6 +39,10 @@ def load(config: Config) -> tuple[Classifier | RemoteClassifier, dict[str, Any]]
     click.echo(f"model {classifier.name} ({classifier.id}) on {classifier.device}, by {by}", err=True)
     if classifier.note:
         click.echo(f"note: {classifier.note}", err=True)
+    tile_px, stride_px = config.tiles.tile_px, config.stride_px
+    if knobs.adaptive and lattice_step(tile_px, stride_px) == 1:
+        said = f"tiles of {tile_px} px every {stride_px} px are all scored, which saves nothing"
+        click.echo(f"note: model.adaptive: {said}; overlap them, as by --set tiles.stride_px={tile_px // 4}", err=True)
     about = {
         "name": classifier.name,
         "id": classifier.id,

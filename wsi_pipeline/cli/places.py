@@ -2,7 +2,9 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryFile
 
+from wsi_pipeline.disk import writing
 from wsi_pipeline.errors import ConfigError
 
 
@@ -11,6 +13,18 @@ def refuse_file(out: str) -> None:
     for place in (Path(out), *Path(out).parents):
         if place.exists() and not place.is_dir():
             raise ConfigError(f"--out {out}: {place} is a file; name a folder")
+
+
+def make_folder(out: str | Path) -> None:
+    """Make the folder where it is not there, and try a file in it: before work that takes long, not at its end.
+
+    Raises StoreError where that is refused, ConfigError as `refuse_file`.
+    """
+    refuse_file(str(out))
+    with writing(out):
+        Path(out).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
 
 
 def one_place(left: str | Path, right: str | Path) -> bool:

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def logits_of(checkpoint: Checkpoint, images: LabelledImages, given: dict[str, A
     """Raw output (N, C), with a bar on a terminal."""
     device = pick_device(given["device"])
     click.echo(f"{len(images):,} images by model {checkpoint.id} on {device}", err=True)
-    with click.progressbar(length=len(images), file=sys.stderr, label="images") as bar:
+    shown = sys.stderr if sys.stderr.isatty() else StringIO()  # elsewhere the label would stand alone
+    with click.progressbar(length=len(images), file=shown, label="images") as bar:
         return predict_logits(
             checkpoint,
             images,

@@ -33,7 +33,8 @@ class Shown(Bars):
         elif name == "warning":
             self._say(f"warning: {facts['text']}")
         elif name == "waiting":
-            self._say(f"{facts['slides']} slides are with other jobs, such as {facts['owner']}; waiting for them")
+            owner = f", such as {facts['owner']}" if facts["owner"] else ""
+            self._say(f"{facts['slides']} slides are with other jobs{owner}; waiting for them")
 
     def _plan(self, facts: dict[str, Any]) -> None:
         self._planned += facts["tiles"]

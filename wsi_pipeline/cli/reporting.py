@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_pipeline import __version__
 from wsi_pipeline.cli.judged import TABLES, Judged, probs_of_table
-from wsi_pipeline.cli.places import one_place, refuse_file
+from wsi_pipeline.cli.places import make_folder, one_place, refuse_file
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.compare import Comparison, compare
 from wsi_pipeline.learn.evaluate import evaluate
@@ -26,7 +26,8 @@ _READ = ("predictions", "labels", "compare", "thresholds", "checkpoint")  # opti
 
 
 def check_out(out: str, given: dict[str, Any]) -> None:
-    """ConfigError where --out is no folder, or where a file of the report would replace one that is read for it."""
+    """Make --out. ConfigError where it is no folder, or where a file of the report would replace one that is read for
+    it, StoreError where no file can be made in it."""
     refuse_file(out)
     data = given["data"] or ""
     if data and one_place(data, out):
@@ -37,6 +38,7 @@ def check_out(out: str, given: dict[str, Any]) -> None:
         for name in NAMES:
             if one_place(path, Path(out) / name):
                 raise ConfigError(f"{option} {path}: the report's own {name} would replace it; name another --out")
+    make_folder(out)
 
 
 def judge(judged: Judged, given: dict[str, Any]) -> tuple[Evaluation, np.ndarray | None, Comparison | None]:

@@ -22,6 +22,7 @@ def command(
 ) -> int:  # fmt: skip
     """Tile, score and map SLIDES: a folder (searched recursively), a glob, one file, or a manifest CSV
     slide_id,path[,mpp,label,patient_id,split]; paths or URLs such as s3://bucket/slides."""
+    from functools import partial
     from pathlib import Path
 
     from wsi_pipeline.forks import begin_workers
@@ -39,12 +40,17 @@ def command(
     from wsi_pipeline.cli.model import load
 
     if dry_run:
+        from wsi_pipeline.pipeline.remote_folder import check_run
+
+        check_run(out, resume=resume, overwrite=overwrite)
         load(config)
         return check(entries[: config.run.limit], config)
     from wsi_pipeline.cli.job import hidden, work
     from wsi_pipeline.pipeline.remote_folder import open_run
+    from wsi_pipeline.pipeline.run import check_start
 
     entries, key = hidden(entries, key_file, out=out)
     classifier, about = load(config)
-    folder = open_run(out, resume=resume, overwrite=overwrite)
+    ready = partial(check_start, config=config)
+    folder = open_run(out, resume=resume, overwrite=overwrite, ready=ready)
     return work(entries, folder, config, classifier=classifier, model=about, pseudonyms=key)

@@ -19,6 +19,7 @@ def command(
     overrides: tuple[str, ...], **given: Any,
 ) -> int:  # fmt: skip
     """Only find tissue and cut tiles of SLIDES into Zarr stores; `score` and `map` go on from there."""
+    from functools import partial
     from pathlib import Path
 
     from wsi_pipeline.forks import begin_workers
@@ -28,11 +29,13 @@ def command(
     begin_workers(config.run.scheduler)
     from wsi_pipeline.cli.job import hidden, work
     from wsi_pipeline.pipeline.remote_folder import open_run
+    from wsi_pipeline.pipeline.run import check_start
     from wsi_pipeline.slide.cache import use_cache
     from wsi_pipeline.slide.cohort import find_slides
 
     use_cache(config.run.cache_dir, config.run.cache_gb)
     entries = find_slides(slides, exclude=[Path(out)])
     entries, key = hidden(entries, key_file, out=out)
-    folder = open_run(out, resume=resume, overwrite=overwrite)
+    ready = partial(check_start, config=config)
+    folder = open_run(out, resume=resume, overwrite=overwrite, ready=ready)
     return work(entries, folder, config, until="tile", pseudonyms=key)

@@ -76,8 +76,15 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def draw_curves(rows: Sequence[Row], path: Path, *, best_epoch: int) -> None:
     """curves.png: loss, validation metrics and learning rate over the epochs, the best epoch marked."""
+    picture = io.BytesIO()
+    curves(rows, best_epoch=best_epoch).savefig(picture, dpi=110, format="png")
+    replace_file(path, picture.getvalue())
+
+
+def curves(rows: Sequence[Row], *, best_epoch: int) -> Figure:
+    """The three panels of curves.png."""
     figure = Figure(figsize=(12, 3.6))
-    figure.subplots_adjust(left=0.05, right=0.985, bottom=0.14, top=0.91, wspace=0.2)  # "constrained" draws it twice
+    figure.subplots_adjust(left=0.05, right=0.985, bottom=0.14, top=0.91, wspace=0.3)  # "constrained" draws it twice
     FigureCanvasAgg(figure)
     epochs = [row["epoch"] for row in rows]
     for axes, (title, names, logarithmic) in zip(figure.subplots(1, 3), _PANELS, strict=True):
@@ -94,9 +101,7 @@ def draw_curves(rows: Sequence[Row], path: Path, *, best_epoch: int) -> None:
         axes.grid(alpha=0.25)
         if drawn or best_epoch:
             axes.legend(frameon=False, fontsize=8)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=110, format="png")
-    replace_file(path, picture.getvalue())
+    return figure
 
 
 def _known(value: Any) -> bool:

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,15 @@ class Claims:
         last = self._last(slide_id)
         return str(self._told(last).get("job", "")) if last else ""
 
+    def living(self) -> tuple[str, float] | None:
+        """A job that has a slide, as it named itself, and the seconds after which it counts as dead unless it shows
+        life before; None where no living job has one."""
+        for name in self._files.names():
+            with suppress(FileNotFoundError):  # given back just now
+                if name.rpartition(".")[2].isdecimal() and (left_s := self._left_s(name)) > 0:
+                    return str(self._told(name).get("job", "")), left_s
+        return None
+
     def _is_mine(self, claim: Claim | None) -> bool:
         """Whether a claim still stands. Its name is not enough: once all is given back, another job makes the same."""
         if claim is None or self._last(claim.slide_id) != claim.name:
@@ -108,10 +117,14 @@ class Claims:
 
     def _expired(self, name: str) -> bool:
         try:
-            age_s = self._now() - self._files.touched(name)
+            return self._left_s(name) <= 0
         except FileNotFoundError:
             return False  # given back just now: the next look finds it free
-        return age_s > self._expiry_s or _is_gone(self._told(name))
+
+    def _left_s(self, name: str) -> float:
+        """Seconds until a claim belongs to the dead; 0 or less where it does. FileNotFoundError where it is gone."""
+        left_s = self._expiry_s - (self._now() - self._files.touched(name))
+        return 0.0 if left_s > 0 and _is_gone(self._told(name)) else left_s
 
     def _told(self, name: str) -> dict[str, Any]:
         """What a claim's owner wrote; nothing where it is being written, or was just given back."""

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.maps.atomic import replace_file
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.claim_files import ClaimFiles
+from wsi_pipeline.pipeline.claims import open_claims
 from wsi_pipeline.slide.cache import without_cache
 from wsi_pipeline.slide.urls import is_url
 
@@ -73,14 +74,27 @@ class RunFolder:
     def check_workers(self, scheduler: str) -> None:
         """Raise ConfigError where workers of `scheduler` could not reach this folder."""
 
+    def is_used(self) -> bool:
+        """Whether there is anything in it but what a run makes first. Raises ConfigError for a file."""
+        if self.root.exists() and not self.root.is_dir():
+            raise ConfigError(f"{self.root}: is a file; give --out a folder")
+        return self.root.exists() and not _is_begun(self.root)
+
+    def clear(self) -> None:
+        """Remove what a run left; nothing that is not ours."""
+        for name in FOLDERS:
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        for name in FILES:
+            (self.root / name).unlink(missing_ok=True)
+
     def has(self, maps: Iterable[str]) -> bool:
         """Whether all these files are among the maps."""
         return all((self.root / "maps" / name).exists() for name in maps)
 
     def drop(self, maps: Iterable[str]) -> None:
-        """Remove these files from among the maps, those that are there."""
+        """Remove these files from among the maps, those that are there. StoreError where one cannot be."""
         for name in maps:
-            (self.root / "maps" / name).unlink(missing_ok=True)
+            _remove(self.root / "maps" / name)
 
     def publish(self) -> None:
         """Put tables, report and account where they are kept; the run is over. Raises StoreError likewise."""
@@ -169,9 +183,9 @@ class RunFolder:
         return SlideResult(**{**row, "warnings": tuple(row["warnings"])}), str(found["key"])
 
     def forget(self, slide_id: str, *, record: bool = True) -> None:
-        """Take back how a slide failed and, before its files are written anew, its record."""
+        """Take back how a slide failed and, before its files are written anew, its record. StoreError likewise."""
         for path in self._told_of(slide_id, record):
-            path.unlink(missing_ok=True)
+            _remove(path)
 
     def _told_of(self, slide_id: str, record: bool) -> list[Path]:
         return [self._failure_path(slide_id), *([self._record_path(slide_id)] if record else [])]
@@ -192,22 +206,23 @@ class RunFolder:
                 raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes written")
 
 
-def open_run_folder(root: str | Path, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+Check = Callable[[RunFolder], None]
+
+
+def open_run_folder(
+    root: str | Path, *, resume: bool = False, overwrite: bool = False, ready: Check = lambda folder: None
+) -> RunFolder:
     """The run folder at `root`, made where it is not there yet.
 
-    Raises ConfigError where one is there and neither `resume` nor `overwrite` is said, or where something
-    else is: nothing that is not ours is ever removed.
+    `ready` raises where the run cannot begin, and is asked before `overwrite` removes anything. Raises ConfigError
+    where a run is there and neither `resume` nor `overwrite` is said, or where something else is: nothing that is
+    not ours is ever removed.
     """
     if is_url(root):
         raise ConfigError(f"{root}: a folder of this machine is needed here")
     root = Path(root).absolute()
     folder = RunFolder(root)
-    if root.exists() and not root.is_dir():
-        raise ConfigError(f"{root}: is a file; give --out a folder")
-    if root.exists() and not _is_begun(root):
-        refuse_others(folder, resume=resume, overwrite=overwrite)
-        if overwrite:
-            _clear(root)
+    make_free(folder, resume=resume, overwrite=overwrite, ready=ready)
     with writing(root):
         for name in FOLDERS:
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -216,8 +231,19 @@ def open_run_folder(root: str | Path, *, resume: bool = False, overwrite: bool =
     return folder
 
 
+def make_free(folder: RunFolder, *, resume: bool, overwrite: bool, ready: Check) -> None:
+    """Remove the run that `overwrite` is said of, once the new one is `ready`; errors as of `open_run_folder`."""
+    refuse_others(folder, resume=resume, overwrite=overwrite)
+    if overwrite and folder.is_used():
+        _refuse_at_work(folder)
+        ready(folder)
+        folder.clear()
+
+
 def refuse_others(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
     """ConfigError where a folder that is not empty holds no run, or one that nobody wants to go on with or remove."""
+    if not folder.is_used():
+        return
     where = folder.shown("")
     try:
         begun = bool(folder.account())
@@ -229,6 +255,17 @@ def refuse_others(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
         raise ConfigError(f"{where}: holds other files and no run.json; give --out a new or empty folder")
     if not (resume or overwrite):
         raise ConfigError(f"{where}: holds a run already; use --resume to finish it, --overwrite, or another --out")
+
+
+def _refuse_at_work(folder: RunFolder) -> None:
+    """ConfigError where another job has slides of the folder: its files would be removed under its feet."""
+    with open_claims(folder.claims) as claims:
+        if (found := claims.living()) is not None:
+            job, left_s = found
+            raise ConfigError(
+                f"{folder.shown('')}: a job ({job or 'unnamed'}) is at work in it; end it, or use another --out; "
+                f"of one that was killed the claims expire in {math.ceil(left_s)} s"
+            )
 
 
 def now() -> str:
@@ -245,11 +282,9 @@ def _is_begun(root: Path) -> bool:
     return names <= set(FOLDERS) and all(not any((root / name).iterdir()) for name in names)
 
 
-def _clear(root: Path) -> None:
-    for name in FOLDERS:
-        shutil.rmtree(root / name, ignore_errors=True)
-    for name in FILES:
-        (root / name).unlink(missing_ok=True)
+def _remove(path: Path) -> None:
+    with writing(path):
+        path.unlink(missing_ok=True)
 
 
 def _is_nan(value: Any) -> bool:

@@ -27,6 +27,7 @@ PARTS = ("train", "val", "test")  # words of a manifest's split that tell nothin
 _LETTER = {"slide": "s", "patient": "p"}
 _SALT = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[sp]-[0-9a-f]{16}")
+_LINKS = ".slides"  # the end of the name of a folder of links
 _BYTES = "surrogateescape"  # names of files may be no UTF-8
 
 
@@ -81,6 +82,15 @@ def pseudonymise(
     return sorted(hidden, key=lambda entry: entry.slide_id), key.id
 
 
+def behind_link(path: Path) -> str:
+    """Why nothing can be read under a pseudonym whose file is not there; empty for other paths, and where it is."""
+    folder = path.parent.name
+    if not (_NAME.fullmatch(path.stem) and folder.startswith(".") and folder.endswith(_LINKS)) or path.exists():
+        return ""
+    key_file = folder[1 : -len(_LINKS)]
+    return f"{path.name}: the file behind this pseudonym is missing; bring it back to its path, which is in {key_file}"
+
+
 def refuse_mixture(account: dict, key_id: str) -> None:
     """ConfigError where a run folder, by its account, holds names or pseudonyms that do not go with this key."""
     before = account.get("pseudonyms", "")
@@ -113,6 +123,7 @@ def _read_key(file: Path) -> _Key:
 
 def _make_key(file: Path) -> None:
     """A new key, which gets its name once it is whole and on the disk; where another job was faster, its key stays."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     draft, data = file.with_name(f".{uuid4().hex}.partial"), _csv([COLUMNS, ["salt", secrets.token_hex(32), "", ""]])
     try:
         _write_new(draft, data)
@@ -190,7 +201,7 @@ def _hidden(entry: SlideEntry, key: _Key) -> SlideEntry:
 
 def _links(file: Path) -> Path:
     """Where the links lie; hidden, so that no search for slides finds them."""
-    return file.with_name(f".{file.name}.slides")
+    return file.with_name(f".{file.name}{_LINKS}")
 
 
 def _new_rows(key: _Key, entries: Iterable[SlideEntry], hidden: Iterable[SlideEntry]) -> list[list[str]]:

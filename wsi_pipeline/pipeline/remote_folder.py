@@ -21,7 +21,17 @@ from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.keys import digest
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.claim_files import BucketFiles
-from wsi_pipeline.pipeline.folder import FILES, FOLDERS, MARK, PICTURES, RunFolder, open_run_folder, refuse_others
+from wsi_pipeline.pipeline.folder import (
+    FILES,
+    FOLDERS,
+    MARK,
+    PICTURES,
+    Check,
+    RunFolder,
+    make_free,
+    open_run_folder,
+    refuse_others,
+)
 from wsi_pipeline.slide.cache import cache_folder
 from wsi_pipeline.slide.locks import Lock, first_free
 from wsi_pipeline.slide.urls import broken, is_url, plain, reaching, remote, told
@@ -201,16 +211,15 @@ class RemoteFolder(RunFolder):
         return f"{self._place}/{name}"
 
 
-def open_run(where: str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+def open_run(
+    where: str, *, resume: bool = False, overwrite: bool = False, ready: Check = lambda folder: None
+) -> RunFolder:
     """The run folder at a path or URL, made where it is not there yet; errors as of `open_run_folder`."""
     where = plain(where)
     if not is_url(where):
-        return open_run_folder(where, resume=resume, overwrite=overwrite)
+        return open_run_folder(where, resume=resume, overwrite=overwrite, ready=ready)
     folder = RemoteFolder(where.rstrip("/"), *_working_folder(where.rstrip("/")))
-    if folder.is_used():
-        refuse_others(folder, resume=resume, overwrite=overwrite)
-        if overwrite:
-            folder.clear()
+    make_free(folder, resume=resume, overwrite=overwrite, ready=ready)
     for name in FOLDERS:
         (folder.root / name).mkdir(parents=True, exist_ok=True)
     folder.go_on_with_events()
@@ -219,12 +228,22 @@ def open_run(where: str, *, resume: bool = False, overwrite: bool = False) -> Ru
     return folder
 
 
+def check_run(where: str, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Raise where `open_run` would for what is there by now; nothing is made or removed there."""
+    refuse_others(_known(where), resume=resume, overwrite=overwrite)
+
+
 def account_of(where: str) -> dict[str, Any]:
     """What run.json of the run folder at a path or URL holds; empty where none is there."""
+    return _known(where).account()
+
+
+def _known(where: str) -> RunFolder:
+    """The run folder at a path or URL, as it is, there or not."""
     where = plain(where)
     if not is_url(where):
-        return RunFolder(Path(where).absolute()).account()
-    return RemoteFolder(where.rstrip("/"), *_working_folder(where.rstrip("/"))).account()
+        return RunFolder(Path(where).absolute())
+    return RemoteFolder(where.rstrip("/"), *_working_folder(where.rstrip("/")))
 
 
 def _working_folder(url: str) -> tuple[Path, Lock]:

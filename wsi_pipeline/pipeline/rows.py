@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wsi_pipeline.errors import ScaleError, SlideError, StalledError, WsiError
 from wsi_pipeline.maps.result import SlideResult, without_result
+from wsi_pipeline.pipeline.pseudonyms import behind_link
 from wsi_pipeline.pipeline.work import Run, Work
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.files import by_own_name
@@ -25,6 +26,8 @@ def failure(run: Run, work: Work, error: Exception) -> SlideResult:
         run.folder.event("traceback", slide_id=work.entry.slide_id, text=text)
     message = run.folder.told(str(error) if isinstance(error, WsiError) else f"{type(error).__name__}: {error}")
     stalled = isinstance(error, StalledError)  # then nothing more is asked of its path
+    if isinstance(error, SlideError) and not stalled:
+        message = behind_link(path) or message
     result = without_result(
         work.entry.slide_id,
         _status_of(error, work.stage),

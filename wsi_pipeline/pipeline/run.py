@@ -16,15 +16,16 @@ from typing import Any
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import Config
 from wsi_pipeline.maps.result import FAILED, SlideResult
-from wsi_pipeline.pipeline.claims import open_claims
+from wsi_pipeline.pipeline.claims import Claims, open_claims
 from wsi_pipeline.pipeline.folder import RunFolder
 from wsi_pipeline.pipeline.steps import attempt, draw_slide, score_slide, tile_slide
 from wsi_pipeline.pipeline.work import Listen, Placeable, Run, Scoring, Stage, Work
 from wsi_pipeline.schedulers import SlurmJobs, open_cluster
 from wsi_pipeline.slide.cohort import SlideEntry
-from wsi_pipeline.slurm import SlurmSettings
+from wsi_pipeline.slurm import SlurmSettings, job_class
 
 _POLL_S = 2.0  # between looks at slides that other jobs are working on
+_ASKED = 16  # of these slides for their owner: in an object store each takes its time
 
 
 def run_cohort(
@@ -64,7 +65,7 @@ def run_cohort(
                         yield _finish(run, work)
                 if elsewhere:
                     if len(elsewhere) < len(waiting):
-                        run.tell("waiting", slides=len(elsewhere), owner=claims.owner(elsewhere[0].entry.slide_id))
+                        run.tell("waiting", slides=len(elsewhere), owner=_an_owner(claims, elsewhere))
                     time.sleep(_POLL_S)
                 waiting = elsewhere
         finally:
@@ -73,6 +74,20 @@ def run_cohort(
             listen("workers_done", _worked(cluster, perf_counter() - began))
             tiling.shutdown(wait=False, cancel_futures=True)
             mapping.shutdown(wait=False, cancel_futures=True)
+
+
+def check_start(folder: RunFolder, config: Config) -> None:
+    """Raise where no run could begin in `folder`, as far as seconds tell: no such scheduler, none that answers.
+
+    Errors as of `open_cluster`; of SLURM only that jobs can be submitted from here, none is.
+    """
+    scheduler = config.run.scheduler
+    folder.check_workers(scheduler)
+    if scheduler == "slurm":
+        job_class()
+    elif scheduler not in ("local", "threads"):
+        with open_cluster(scheduler):
+            pass
 
 
 def _pass(run: Run, works: Sequence[Work], tiling: ThreadPoolExecutor, mapping: ThreadPoolExecutor) -> Iterator[Work]:
@@ -101,6 +116,11 @@ def _ahead(pool: ThreadPoolExecutor, step: Callable[[Work], Work], works: Sequen
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def _an_owner(claims: Claims, works: Sequence[Work]) -> str:
+    """A job that has one of the first slides; empty where all of them were given back meanwhile."""
+    return next(filter(None, (claims.owner(work.entry.slide_id) for work in works[:_ASKED])), "")
 
 
 def _slurm(config: Config, folder: RunFolder) -> SlurmJobs:

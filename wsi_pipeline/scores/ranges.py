@@ -12,7 +12,7 @@ from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.learn.checkpoint import Checkpoint
 from wsi_pipeline.learn.probabilities import probabilities
 from wsi_pipeline.scores.cores import cores
-from wsi_pipeline.scores.fit import check_fit
+from wsi_pipeline.scores.fit import check_fit, slide_mpp
 from wsi_pipeline.scores.graph import densenet_graph
 from wsi_pipeline.scores.nodes import Nodes
 from wsi_pipeline.scores.onnx_engine import OnnxEngine, onnx_session
@@ -84,13 +84,13 @@ def speed_gain(exact: Checkpoint, made: Checkpoint, tiles: np.ndarray) -> float:
 def take_tiles(checkpoint: Checkpoint, where: str | Path, images: int = IMAGES) -> Sample:
     """Up to `images` readable tiles, spread evenly over the complete stores of a run folder, or over one store.
 
-    Raises ConfigError where there are none, ModelError where they are not as the model wants them (`check_fit`).
+    Raises ConfigError where there are none, ModelError where they are not as the model wants them.
     """
     if images < 1:
         raise ConfigError(f"images: got {images}; give at least 1 tile")
     stores = _stores(Path(where), images)
     for store in stores:
-        check_fit(store.grid, checkpoint)
+        _refuse_unfit(store, checkpoint)
     first = np.cumsum([0, *(store.n_tiles for store in stores)])
     tiles, keys, digest = [], set(), hashlib.sha256()
     for place in _spread(int(first[-1]), images):
@@ -115,6 +115,17 @@ def _stores(where: Path, most: int) -> list[TileStore]:
     paths = sorted((where / "tiles").glob("*.zarr"))
     found = [open_store(paths[place], complete=False) for place in _spread(len(paths), most)]
     return [store for store in found if store.status == "complete"]
+
+
+def _refuse_unfit(store: TileStore, checkpoint: Checkpoint) -> None:
+    """ModelError as of `check_fit`, which tells of knobs of a run, with how to come to tiles that fit."""
+    mpp = slide_mpp(checkpoint)
+    try:
+        check_fit(store.grid, checkpoint)
+    except ModelError as error:
+        have = str(error).partition(";")[0]
+        knobs = f"--set tiles.mpp={mpp:.4g} --set tiles.tile_px={checkpoint.input_px}"
+        raise ModelError(f"{have}; make a run with {knobs} and give it as --tiles") from None
 
 
 def _spread(length: int, most: int) -> np.ndarray:

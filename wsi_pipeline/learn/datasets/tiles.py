@@ -147,6 +147,12 @@ def _regions(
     place = _below(folder, annotations) if annotations else beside
     files = find_annotations(place)
     slides = [store.grid.slide for store in stores]
+    if place == folder:  # where run.json and other files lie too
+        ids = {slide.id.casefold() for slide in slides}
+        files = {name: path for name, path in files.items() if name in ids}
+        if not files and unannotated != "normal":
+            raise ConfigError(f"{folder}: no annotation of its {len(slides)} slides; put them in {folder}/annotations, "
+                              f"or say where they are with data.options.annotations=FOLDER")  # fmt: skip
     lacking = [slide.id for slide in slides if slide.id.casefold() not in files]
     if len(lacking) == len(slides) and (files or unannotated == "skip"):
         names = ", ".join(path.name for path in list(files.values())[:3])
