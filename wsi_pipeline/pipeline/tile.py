@@ -17,7 +17,7 @@ from wsi_pipeline.tiles.layout import ATTRIBUTES, read_attributes
 from wsi_pipeline.tiles.making import create_store, delete_store
 from wsi_pipeline.tiles.places import place_of
 from wsi_pipeline.tiles.store import TileStore, open_store
-from wsi_pipeline.tiles.tiler import CutResult, cut_tiles
+from wsi_pipeline.tiles.tiler import CutResult, check_readable, cut_tiles
 
 
 def lay_tiles(slide: Slide, store_path: str, key: str, settings: TilingSettings) -> int:
@@ -84,6 +84,14 @@ def fill_store(
     if len(missed) and are_healed(store_path, missed, cluster):
         take_back_scores(store, model)
     return done
+
+
+def kept_tiles(store_path: str, *, max_unreadable: float) -> CutResult:
+    """What a complete store of pixels holds, of a slide that is gone; SlideError as of `cut_tiles`."""
+    store = open_store(store_path)
+    unreadable = int((~store.flags(0, store.n_tiles)).sum())
+    check_readable(store.grid.slide, unreadable, store.n_tiles, max_unreadable)
+    return CutResult(store.n_tiles, unreadable, shards_written=0, seconds=0.0, reading_s=0.0, store_s=0.0)
 
 
 def _tell_slide(store: TileStore, slide: Slide) -> None:
