@@ -12,6 +12,7 @@ from wsi_pipeline.pipeline.settings import TilingSettings
 from wsi_pipeline.slide.handles import drop_reader, reader_for
 from wsi_pipeline.slide.reader import Slide, working_mpp
 from wsi_pipeline.slide.tissue import find_tissue
+from wsi_pipeline.slide.urls import broken
 from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tiles.layout import ATTRIBUTES, read_attributes
 from wsi_pipeline.tiles.making import create_store, delete_store
@@ -112,7 +113,7 @@ def _same_store(store_path: str, key: str) -> TileStore | None:
         store = open_store(store_path, complete=False)
     except StoreError as error:
         cause = error.__cause__
-        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+        if isinstance(cause, broken()) and not isinstance(cause, FileNotFoundError):
             raise
         delete_store(store_path)
         return None
