@@ -189,6 +189,21 @@ def test_other_files_at_a_url_are_never_touched_and_a_run_only_when_that_is_said
     assert account_of(URL) == opened(resume=True).account() and account_of("memory://bucket/no") == {}
 
 
+def test_the_account_at_a_url_is_read_without_a_cache_folder(
+    files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = opened().account()
+    (tmp_path / "none").write_text("a file, no folder")
+    monkeypatch.setenv("WSI_PIPELINE_CACHE_DIR", str(tmp_path / "none"))
+    assert account_of(URL) == account_of(f"{URL}/") == account
+    files.pipe_file("/bucket/run/run.json", b"{")
+    with pytest.raises(StoreError, match=f"^{URL}/run.json: cannot be read .*; use another --out, or --overwrite"):
+        account_of(URL)
+    files.pipe_file("/bucket/run/run.json", b"{}")
+    with pytest.raises(StoreError, match=f"^{URL}/run.json: not written by this package"):
+        account_of(URL)
+
+
 def test_workers_that_cannot_reach_the_url_are_refused(files: Any) -> None:
     folder = opened()
     folder.check_workers("threads")

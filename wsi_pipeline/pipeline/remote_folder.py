@@ -21,7 +21,16 @@ from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.keys import digest
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.claim_files import BucketFiles
-from wsi_pipeline.pipeline.folder import FILES, FOLDERS, MARK, PICTURES, RunFolder, open_run_folder, refuse_others
+from wsi_pipeline.pipeline.folder import (
+    FILES,
+    FOLDERS,
+    MARK,
+    PICTURES,
+    RunFolder,
+    account_in,
+    open_run_folder,
+    refuse_others,
+)
 from wsi_pipeline.slide.cache import cache_folder
 from wsi_pipeline.slide.locks import Lock, first_free
 from wsi_pipeline.slide.urls import broken, is_url, plain, reaching, remote, told
@@ -220,11 +229,21 @@ def open_run(where: str, *, resume: bool = False, overwrite: bool = False) -> Ru
 
 
 def account_of(where: str) -> dict[str, Any]:
-    """What run.json of the run folder at a path or URL holds; empty where none is there."""
+    """What run.json of the run folder at a path or URL holds; empty where none is there.
+
+    The cache is left alone: where it lies may stand in knobs that are read later.
+    """
     where = plain(where)
     if not is_url(where):
         return RunFolder(Path(where).absolute()).account()
-    return RemoteFolder(where.rstrip("/"), *_working_folder(where.rstrip("/"))).account()
+    shown = f"{where.rstrip('/')}/run.json"
+    files, place = remote(shown)
+    with reaching(shown, StoreError):
+        try:
+            data = bytes(files.cat_file(place))
+        except FileNotFoundError:
+            return {}
+    return account_in(data, shown)
 
 
 def _working_folder(url: str) -> tuple[Path, Lock]:
