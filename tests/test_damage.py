@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 from small_slide import a_grid, a_slide, all_tissue
-from test_pipeline import knobs, ran
+from test_pipeline import GONE, DarkIsCancer, hashes, knobs, ran
 
 from wsi_pipeline.config import Config
 from wsi_pipeline.maps.result import SlideResult
@@ -95,6 +95,34 @@ def test_a_slide_still_damaged_ends_as_before_and_only_its_damaged_shards_are_re
     flags = store.flags(0, store.n_tiles) if store.pixels else np.ones(store.n_tiles, bool)
     again = len(np.unique(np.flatnonzero(~flags) // store.shard_tiles))
     assert shards_written(folder)[1:] == [again, again] and bool(again) == store.pixels
+
+
+@pytest.mark.parametrize("way", ["pixels", "jpeg", "copied"])
+def test_maps_of_a_damaged_slide_that_is_gone_are_drawn_anew_too(slide, tmp_path, way):
+    damaged(slide, way)
+    folder, other = open_run_folder(tmp_path / "run"), "maps.threshold=0.4"
+    (first,), classifier = ran([slide], folder, config_of(way, MUCH))
+    ran([slide], fresh := open_run_folder(tmp_path / "fresh"), config_of(way, MUCH, other))
+    Path(slide.path).unlink()
+    (kept,), _ = ran([slide], folder, config_of(way, MUCH), classifier)
+    assert kept == replace(first, warnings=(*first.warnings, GONE))
+    (row,), _ = ran([slide], folder, config_of(way, MUCH, other), classifier)
+    assert (row.status, row.unreadable_tiles, row.warnings) == ("partial", first.unreadable_tiles, kept.warnings)
+    assert hashes(Path(folder.maps)) == hashes(Path(fresh.maps)) and classifier.scored == ["a"]
+    (anew,), _ = ran([slide], folder, config_of(way, MUCH, other), DarkIsCancer("another"))
+    assert timeless(anew) == timeless(row)
+
+
+@pytest.mark.parametrize("way", ["pixels", "copied"])
+def test_a_slide_that_is_gone_and_too_damaged_by_now_loses_neither_tiles_nor_scores(slide, tmp_path, way):
+    damaged(slide, way)
+    folder = open_run_folder(tmp_path / "run")
+    (first,), classifier = ran([slide], folder, config_of(way, MUCH))
+    Path(slide.path).unlink()
+    (row,), _ = ran([slide], folder, config_of(way, "tiles.max_unreadable=0.01", "maps.threshold=0.4"), classifier)
+    assert row.status == "unreadable" and "tiles cannot be read, more than 1%" in row.message
+    (row,), _ = ran([slide], folder, config_of(way, MUCH), classifier)
+    assert timeless(row) == timeless(replace(first, warnings=(*first.warnings, GONE))) and classifier.scored == ["a"]
 
 
 @pytest.mark.parametrize("way", ["coordinates", "copied"])

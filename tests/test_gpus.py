@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import dask
 import pytest
@@ -12,8 +12,8 @@ from dask.distributed import Scheduler, SpecCluster, Worker, get_worker
 from wsi_pipeline import gpus as gpus_module
 from wsi_pipeline import schedulers
 from wsi_pipeline.cluster import Cluster
-from wsi_pipeline.errors import ClusterError
-from wsi_pipeline.gpus import still_wanted
+from wsi_pipeline.errors import ClusterError, WorkersGoneError
+from wsi_pipeline.gpus import Gpus, still_wanted
 from wsi_pipeline.schedulers import open_cluster
 
 NO_DASHBOARD = {"dashboard": False, "dashboard_address": "127.0.0.1:0", "protocol": "inproc"}
@@ -126,8 +126,25 @@ def test_gpus_that_never_come_back_are_told(monkeypatch):
     with workers(1, 1) as lent, open_cluster(lent.scheduler_address) as cluster:
         del lent.worker_spec["gpu-0"]
         lent.sync(lent._correct_state)
-        with pytest.raises(ClusterError, match=r"no worker with a GPU for 0 s; start one with `dask worker --resou"):
+        with pytest.raises(
+            WorkersGoneError, match=r"no worker with a GPU for 0 s; start one with `dask worker --resou"
+        ):
             cluster.gpus.run(where)
+
+
+def test_a_scheduler_that_is_gone_ends_the_run_and_not_a_slide():
+    class Gone:
+        def get_executor(self, **_: object) -> "Gone":
+            return self
+
+        def submit(self, *_: object) -> Future[str]:
+            lost: Future[str] = Future()
+            lost.cancel()
+            lost.set_running_or_notify_cancel()
+            return lost
+
+    with pytest.raises(WorkersGoneError, match="connection to the cluster lost; go on with --resume"):
+        Gpus(Gone(), None, n_gpus=1, patience_s=1).run(where)
 
 
 def test_a_worker_with_another_version_is_refused_before_any_work(monkeypatch):

@@ -56,6 +56,10 @@ def exit_code(folder: RunFolder) -> int:
     return json.loads((folder.root / "run.json").read_text(encoding="utf-8"))["exit_code"]
 
 
+def slides_told(folder: RunFolder) -> list[str]:
+    return [entry["slide_id"] for entry in json.loads((folder.root / "run.json").read_text())["slides"]]
+
+
 def test_a_run_that_is_stopped_keeps_what_is_known_of_slides_that_it_did_not_come_to(folder, work):
     with pytest.raises(KeyboardInterrupt):
         work(a_result("c", cancer_mm2=3.0), error=KeyboardInterrupt())
@@ -83,8 +87,15 @@ def test_a_limit_takes_no_row_of_slides_beyond_it(folder, work):
     assert work(a_result("a", cancer_mm2=3.0), limit=1) == 0
     assert {name: row["status"] for name, row in table(folder).items()} == {"a": "ok", "b": "unreadable"}
     assert table(folder)["a"]["cancer_mm2"] == "3"
-    slides = json.loads((folder.root / "run.json").read_text(encoding="utf-8"))["slides"]
-    assert [entry["slide_id"] for entry in slides] == ["a", "b"]  # not those that no run came to
+    assert slides_told(folder) == ["a", "b"]  # not those that no run came to
+
+
+@pytest.mark.parametrize("until", ["score", "map"])
+def test_a_limit_takes_no_slide_out_of_the_run(folder, work, until):
+    work(*(without_result(name, "ok", stage="tile") for name in "abc"), until="tile", limit=3)
+    assert work(a_result("a", cancer_mm2=3.0), until=until, limit=1) == 0
+    assert slides_told(folder) == ["a", "b", "c"]  # of c no row is there yet
+    assert work(*map(a_result, "abcd")) == 0 and slides_told(folder) == list("abcd")
 
 
 def test_a_run_that_ends_well_says_how(folder, work):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from math import isnan
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import openslide
 import pyarrow.parquet as pq
@@ -29,6 +30,7 @@ from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide
 from wsi_pipeline.tiles.store import open_store
 
+GONE = "file not found; from kept tiles"
 KNOBS = ["run.scheduler=threads", "run.workers=2", "tiles.tile_px=64", "tiles.shard_tiles=16"]
 
 
@@ -355,6 +357,7 @@ def test_maps_are_drawn_anew_from_the_tiles_of_a_slide_that_is_gone(slide, tmp_p
     Path(here.path).unlink()
     (row,), _ = ran([here], folder, knobs("maps.threshold=0.4"), classifier)
     assert row.status == "ok" and row.cancer_mm2 != first.cancer_mm2 and classifier.scored == ["a"]
+    assert row.warnings == (GONE,) and first.warnings == ()
     (row,), _ = ran([here], folder, knobs("tiles.stride_px=32"), classifier)  # for these tiles the file is needed
     assert (row.status, row.stage) == ("unreadable", "open") and open_store(folder.store("a")).status == "complete"
 
@@ -366,6 +369,61 @@ def test_an_older_file_that_cannot_be_removed_is_named_with_what_to_do(name, sli
     (row,), _ = ran([SlideEntry("a", str(slide))], folder, knobs())
     assert (row.status, row.error) == ("failed", "StoreError")
     assert f"{name}: cannot be written" in row.message and "see to the folder's permissions" in row.message
+
+
+def test_of_a_slide_that_is_gone_and_back_the_kept_row_tells_where_it_came_from(slide, tmp_path):
+    here = SlideEntry("a", shutil.copy(slide, tmp_path))
+    folder = open_run_folder(tmp_path / "run")
+    (first,), classifier = ran([here], folder, knobs())
+    Path(here.path).unlink()
+    (kept,), _ = ran([here], folder, knobs(), classifier)
+    assert kept == replace(first, warnings=(GONE,))
+    ran([here], folder, knobs("maps.threshold=0.4"), classifier)
+    shutil.copy(slide, tmp_path)
+    (back,), _ = ran([here], folder, knobs("maps.threshold=0.4"), classifier)
+    assert back.warnings == () and classifier.scored == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "mpp"),
+    [
+        (None, (0.4, 0.4), None),
+        ((0.5, 0.5), (0.4, 0.4), None),
+        ((0.5, 0.5), None, None),
+        (None, None, ("0.5", "0.4")),
+        (None, None, ("0.5", "null")),
+    ],
+    ids=["manifest", "other manifest", "no manifest", "other default", "no default"],
+)
+def test_the_tiles_of_a_slide_that_is_gone_are_of_no_use_at_another_scale(tmp_path, before, now, mpp):
+    draw_slide(tmp_path / "a.tif", size_px=(600, 600), mpp=0.5, seed=3, with_mpp=mpp is None)
+    default, other = (f"slide.mpp_default={value}" for value in mpp or ("null", "null"))
+    folder = open_run_folder(tmp_path / "run")
+    (first,), classifier = ran([SlideEntry("a", str(tmp_path / "a.tif"), before)], folder, knobs(default))
+    (tmp_path / "a.tif").rename(tmp_path / "b.tif")
+    (row,), _ = ran([SlideEntry("a", str(tmp_path / "a.tif"), now)], folder, knobs(other), classifier)
+    assert (row.status, row.stage) == ("unreadable", "open") and "no such file" in row.message
+    (row,), _ = ran([SlideEntry("a", str(tmp_path / "a.tif"), before)], folder, knobs(default), classifier)
+    assert replace(row, warnings=first.warnings) == first  # the same scale, and nothing was lost meanwhile
+
+
+def test_maps_are_drawn_anew_of_a_slide_that_is_gone_from_its_url(slide, tmp_path, monkeypatch):
+    monkeypatch.setenv("WSI_PIPELINE_CACHE_DIR", str(tmp_path / "cache"))
+    files, entry = fsspec.filesystem("memory"), SlideEntry("a", "memory://gone/a.tif")
+    files.pipe_file("/gone/a.tif", slide.read_bytes())
+    folder = open_run_folder(tmp_path / "run")
+    (first,), classifier = ran([entry], folder, knobs())
+    files.rm("/gone/a.tif")
+    (row,), _ = ran([entry], folder, knobs("maps.threshold=0.4"), classifier)
+    assert row.status == "ok" and row.cancer_mm2 != first.cancer_mm2
+    assert (row.warnings, classifier.scored) == ((GONE,), ["a"])
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise FileNotFoundError("a.tif") from OSError("no route to host")  # as fsspec does for http
+
+    monkeypatch.setattr(type(files), "info", unreachable)
+    (row,), _ = ran([entry], folder, knobs("maps.threshold=0.6"), classifier)
+    assert (row.status, row.stage) == ("unreadable", "open")
 
 
 def test_a_folder_tells_what_was_recorded_since_and_how_a_slide_was_left(tmp_path):

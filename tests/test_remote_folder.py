@@ -21,6 +21,7 @@ from wsi_pipeline.pipeline.claim_files import BucketFiles
 from wsi_pipeline.pipeline.claims import open_claims
 from wsi_pipeline.pipeline.remote_folder import RemoteFolder, account_of, check_run, open_run
 from wsi_pipeline.pipeline.seen import recall, remember, source_of
+from wsi_pipeline.pipeline.tile import _same_store
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.tiles.making import missing_shards
 from wsi_pipeline.tiles.places import filled
@@ -28,6 +29,10 @@ from wsi_pipeline.tiles.store import open_store
 from wsi_pipeline.tiles.tiler import cut_shard
 
 URL = "memory://bucket/run"
+
+
+class NoAnswerError(Exception):
+    """As libraries of object stores raise: no OSError."""
 
 
 @pytest.fixture
@@ -114,6 +119,25 @@ def test_what_was_cut_of_a_slide_is_there_for_the_next_job(files: Any, tmp_path:
     assert missing_shards(store) == [0, 1, 3, 4]
 
 
+def test_a_store_that_cannot_be_reached_for_a_moment_is_kept(
+    files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = opened()
+    worked_on(folder, tmp_path)
+    there, asked = type(files).exists, iter(range(9))
+
+    def exists(self: MemoryFileSystem, path: str, **_: object) -> bool:
+        if next(asked) == 1:  # the first tells that there is a store
+            raise NoAnswerError("read timed out")
+        return bool(there(self, path))
+
+    monkeypatch.setattr("wsi_pipeline.slide.urls._FOREIGN", {__name__: "NoAnswerError"})
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match=r"cannot be reached \(read timed out\)"):
+        patch.setattr(type(files), "exists", exists)
+        _same_store(folder.store("a"), "k1")
+    assert _same_store(folder.store("a"), "k1") is not None
+
+
 def test_what_a_killed_job_had_under_way_is_found_again_and_a_living_job_has_a_folder_of_its_own(files: Any) -> None:
     first = opened()
     second = opened(resume=True)
@@ -183,6 +207,21 @@ def test_overwrite_removes_nothing_under_a_job_at_work_at_the_url(files: Any) ->
             opened(overwrite=True)
     assert folder.recorded("a")
     assert opened(overwrite=True).recorded("a") is None
+
+
+def test_the_account_at_a_url_is_read_without_a_cache_folder(
+    files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = opened().account()
+    (tmp_path / "none").write_text("a file, no folder")
+    monkeypatch.setenv("WSI_PIPELINE_CACHE_DIR", str(tmp_path / "none"))
+    assert account_of(URL) == account_of(f"{URL}/") == account
+    files.pipe_file("/bucket/run/run.json", b"{")
+    with pytest.raises(StoreError, match=f"^{URL}/run.json: cannot be read .*; use another --out, or --overwrite"):
+        account_of(URL)
+    files.pipe_file("/bucket/run/run.json", b"{}")
+    with pytest.raises(StoreError, match=f"^{URL}/run.json: not written by this package"):
+        account_of(URL)
 
 
 def test_workers_that_cannot_reach_the_url_are_refused(files: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dask.distributed import Client, KilledWorker, get_worker
 
-from wsi_pipeline.errors import ClusterError
+from wsi_pipeline.errors import ClusterError, WorkersGoneError
 
 GPU = "GPU"  # the resource of a worker that scores: dask worker --resources GPU=1
 _LOOK_S = 30.0  # between looks at who is there; of 1,000 workers a look is some MiB
@@ -91,7 +91,8 @@ class Gpus:
         """What `function(*args)` returns or raises, run on a GPU; all must be picklable and small.
 
         `meanwhile` is called about twice a second; what it raises ends the waiting, and the task, if it asks
-        `still_wanted`. Raises ClusterError where the task killed two workers, or no worker has a GPU any more.
+        `still_wanted`. Raises ClusterError where the task killed two workers, WorkersGoneError where no worker has a
+        GPU any more, or the scheduler is gone.
         """
         for _ in range(_TRIES):
             future = self._executor.submit(function, *args)
@@ -101,7 +102,7 @@ class Gpus:
             except KilledWorker:
                 continue
             except CancelledError as error:
-                raise ClusterError("connection to the cluster lost; go on with --resume") from error
+                raise WorkersGoneError("connection to the cluster lost; go on with --resume") from error
             finally:
                 future.cancel()
         raise ClusterError(
@@ -115,7 +116,7 @@ class Gpus:
             meanwhile()
             seen = monotonic() if self.here() else seen
             if monotonic() - seen > self._patience_s:
-                raise ClusterError(
+                raise WorkersGoneError(
                     f"no worker with a GPU for {self._patience_s:.0f} s; start one with `dask worker "
                     f"--resources {GPU}=1`, then --resume"
                 )

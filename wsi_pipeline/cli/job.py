@@ -55,16 +55,19 @@ def work(
     """Take the cohort as far as `until`; write tables and report even when interrupted. Returns the exit code.
 
     Of slides that an interrupted run did not come to, or that lie beyond `run.limit`, the tables keep what runs before
-    came to.
+    came to; run.json keeps those that it told of.
 
     `pseudonyms` is the id of the key that the entries are hidden under, see `hidden`.
     """
-    refuse_mixture(folder.account(), pseudonyms)
+    before = folder.account()
+    refuse_mixture(before, pseudonyms)
     folder.check_workers(config.run.scheduler)
     limit = config.run.limit or len(entries)
     entries, beyond = entries[:limit], entries[limit:]
     kept = [entry for entry, row in zip(beyond, _told_of(beyond, folder), strict=True) if row]
-    account = _account([*entries, *kept], config, model or {}) | {"pseudonyms": pseudonyms}
+    told = {entry["slide_id"] for entry in before.get("slides", [])} | {entry.slide_id for entry in kept}
+    cohort = [*entries, *(entry for entry in beyond if entry.slide_id in told)]
+    account = _account(cohort, config, model or {}) | {"pseudonyms": pseudonyms}
     folder.write_account(account)
     results: list[SlideResult] = []
     spent, code = Account(), EXIT_FATAL  # where an error ends the run

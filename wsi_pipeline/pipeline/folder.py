@@ -105,12 +105,10 @@ class RunFolder:
         if not path.exists():
             return {}
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BrokenAccountError(f"{shown}: cannot be read ({error}); use another --out, or --overwrite") from None
-        if not isinstance(found, dict) or MARK not in found:
-            raise StoreError(f"{shown}: not written by this package; use another --out")
-        return found
+            data = path.read_bytes()
+        except OSError as error:
+            raise _unread(shown, error) from None
+        return account_in(data, shown)
 
     def write_account(self, facts: Mapping[str, Any]) -> None:
         """Write run.json whole."""
@@ -240,6 +238,17 @@ def make_free(folder: RunFolder, *, resume: bool, overwrite: bool, ready: Check)
         folder.clear()
 
 
+def account_in(data: bytes, shown: str) -> dict[str, Any]:
+    """What a run.json holds; errors as of `RunFolder.account`."""
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise _unread(shown, error) from None
+    if not isinstance(found, dict) or MARK not in found:
+        raise StoreError(f"{shown}: not written by this package; use another --out")
+    return found
+
+
 def refuse_others(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
     """ConfigError where a folder that is not empty holds no run, or one that nobody wants to go on with or remove."""
     if not folder.is_used():
@@ -285,6 +294,10 @@ def _is_begun(root: Path) -> bool:
 def _remove(path: Path) -> None:
     with writing(path):
         path.unlink(missing_ok=True)
+
+
+def _unread(shown: str, error: Exception) -> BrokenAccountError:
+    return BrokenAccountError(f"{shown}: cannot be read ({error}); use another --out, or --overwrite")
 
 
 def _is_nan(value: Any) -> bool:

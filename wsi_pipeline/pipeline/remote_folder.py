@@ -28,6 +28,7 @@ from wsi_pipeline.pipeline.folder import (
     PICTURES,
     Check,
     RunFolder,
+    account_in,
     make_free,
     open_run_folder,
     refuse_others,
@@ -234,8 +235,21 @@ def check_run(where: str, *, resume: bool = False, overwrite: bool = False) -> N
 
 
 def account_of(where: str) -> dict[str, Any]:
-    """What run.json of the run folder at a path or URL holds; empty where none is there."""
-    return _known(where).account()
+    """What run.json of the run folder at a path or URL holds; empty where none is there.
+
+    The cache is left alone: where it lies may stand in knobs that are read later.
+    """
+    where = plain(where)
+    if not is_url(where):
+        return RunFolder(Path(where).absolute()).account()
+    shown = f"{where.rstrip('/')}/run.json"
+    files, place = remote(shown)
+    with reaching(shown, StoreError):
+        try:
+            data = bytes(files.cat_file(place))
+        except FileNotFoundError:
+            return {}
+    return account_in(data, shown)
 
 
 def _known(where: str) -> RunFolder:

@@ -11,11 +11,13 @@ from wsi_pipeline.pipeline.work import Run, Work
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.files import by_own_name
 
+_GONE = "file not found; from kept tiles"
+
 
 def reached(work: Work, tiles: int) -> SlideResult:
     """The row of a slide that a `tile` or `score` run took as far as it goes."""
     result = without_result(work.entry.slide_id, "ok" if tiles else "no_tissue", stage=work.stage, slide=work.slide)
-    return with_entry(replace(result, tiles=tiles, seconds=round(work.seconds, 3)), work.entry)
+    return of_work(replace(result, tiles=tiles, seconds=round(work.seconds, 3)), work)
 
 
 def failure(run: Run, work: Work, error: Exception) -> SlideResult:
@@ -36,7 +38,7 @@ def failure(run: Run, work: Work, error: Exception) -> SlideResult:
         message=f"{path.name}: {message}" if stalled else by_own_name(message, path),
         slide=work.slide,
     )
-    return with_entry(replace(result, seconds=round(work.seconds, 3)), work.entry)
+    return of_work(replace(result, seconds=round(work.seconds, 3)), work)
 
 
 def _status_of(error: Exception, stage: str) -> str:
@@ -49,7 +51,13 @@ def _status_of(error: Exception, stage: str) -> str:
 def as_recorded(row: SlideResult, work: Work) -> SlideResult:
     """A row of before, with what is known of the slide now that its numbers do not hang on."""
     source = work.slide.mpp_l0.source if work.slide else row.mpp_source
-    return with_entry(replace(row, mpp_source=source), work.entry)
+    return of_work(replace(row, mpp_source=source), work)
+
+
+def of_work(row: SlideResult, work: Work) -> SlideResult:
+    """The row with what the manifest says of the slide, and a warning where its file is gone now."""
+    others = tuple(warning for warning in row.warnings if warning != _GONE)
+    return with_entry(replace(row, warnings=(*others, _GONE) if work.gone else others), work.entry)
 
 
 def with_entry(result: SlideResult, entry: SlideEntry) -> SlideResult:

@@ -11,21 +11,22 @@ from pathlib import Path
 from time import perf_counter
 
 from wsi_pipeline.errors import ClusterError, SlideError, StalledError, StoreError, WorkersGoneError
+from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.keys import mapping_key, scoring_key, tiling_key
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.outputs import ENDINGS, MappingSettings, map_files, mapping_settings
-from wsi_pipeline.pipeline.rows import as_recorded, failure, reached, with_entry
+from wsi_pipeline.pipeline.rows import as_recorded, failure, of_work, reached
 from wsi_pipeline.pipeline.seen import recall, remember, source_of
 from wsi_pipeline.pipeline.settings import tiling_settings
-from wsi_pipeline.pipeline.tile import fill_store, lay_tiles
+from wsi_pipeline.pipeline.tile import fill_store, kept_tiles, lay_tiles
 from wsi_pipeline.pipeline.work import Run, Work
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.reader import Slide, open_slide
-from wsi_pipeline.slide.urls import is_url
+from wsi_pipeline.slide.urls import is_absent, is_url
 from wsi_pipeline.tiles.codecs import store_bytes
 from wsi_pipeline.tiles.places import filled
 from wsi_pipeline.tiles.store import open_store
-from wsi_pipeline.tiles.tiler import check_readable
+from wsi_pipeline.tiles.tiler import CutResult, check_readable
 
 
 def attempt(run: Run, step: Callable[[Run, Work], None], work: Work) -> Work:
@@ -55,8 +56,7 @@ def tile_slide(run: Run, work: Work) -> None:
         work.result = failed
         return
     run.tell("slide_started", slide_id=entry.slide_id, job=run.claims.job)
-    work.source = source_of(entry, config.slide.mpp_default)
-    work.slide = recall(run.folder.seen(entry.slide_id), work.source) or _opened(run, entry)
+    work.slide = _opened(run, work)
     mpp = work.slide.mpp_l0
     work.tiles_key = tiling_key(config, work.slide.fingerprint, (mpp.x, mpp.y))
     if run.classifier is not None:
@@ -80,14 +80,7 @@ def _cut(run: Run, work: Work) -> None:
     size = store_bytes(tiles, settings.tile_px, settings.codec) if settings.pixels else 0
     run.tell("tiles_planned", slide_id=slide_id, tiles=tiles, bytes=size, job=run.claims.job)
     work.stage = "tiles"
-    done = fill_store(
-        store,
-        run.cluster,
-        max_unreadable=config.tiles.max_unreadable,
-        model=run.classifier.id if run.classifier else "",
-        key=work.scores_key,
-        progress=partial(_told, run, "tiles_cut"),
-    )
+    done = _kept_or_cut(run, work)
     run.tell(
         "tiles_done", slide_id=slide_id, tiles=done.tiles, unreadable=done.unreadable,
         shards_written=done.shards_written, seconds=round(done.seconds, 3), reading_s=round(done.reading_s, 3),
@@ -95,6 +88,21 @@ def _cut(run: Run, work: Work) -> None:
     )  # fmt: skip
     if run.until == "tile":
         work.result = _row_so_far(run, work, done.tiles)
+
+
+def _kept_or_cut(run: Run, work: Work) -> CutResult:
+    """What a store holds once all that can be cut is; where the slide's file is gone, as it is."""
+    store, most = run.folder.store(work.entry.slide_id), run.config.tiles.max_unreadable
+    if work.gone:
+        return kept_tiles(store, max_unreadable=most)
+    return fill_store(
+        store,
+        run.cluster,
+        max_unreadable=most,
+        model=run.classifier.id if run.classifier else "",
+        key=work.scores_key,
+        progress=partial(_told, run, "tiles_cut"),
+    )
 
 
 def _told(run: Run, name: str, tiles: int) -> None:
@@ -134,7 +142,7 @@ def draw_slide(run: Run, work: Work) -> None:
     if not run.claims.holds(work.entry.slide_id):  # this job slept for so long that another took the slide over
         work.elsewhere = True
         return
-    work.result = with_entry(replace(result, seconds=round(work.seconds, 3)), work.entry)
+    work.result = of_work(replace(result, seconds=round(work.seconds, 3)), work)
     run.folder.record(work.result, work.maps_key, seen=remember(work.slide, work.source))
 
 
@@ -151,26 +159,44 @@ def _failed_elsewhere(run: Run, slide_id: str) -> SlideResult | None:
     return failed if damaged else None
 
 
-def _opened(run: Run, entry: SlideEntry) -> Slide:
+def _opened(run: Run, work: Work) -> Slide:
     """The slide, opened by a worker; one whose file is gone is as its store tells, where that has all it takes."""
+    entry, mpp_default = work.entry, run.config.slide.mpp_default
     try:
-        slide: Slide = run.cluster.submit(_open, entry, run.config.slide.mpp_default).result()
-    except SlideError:
-        if is_url(entry.path) or Path(entry.path).exists() or (stored := _stored(run, entry.slide_id)) is None:
+        work.source = source_of(entry, mpp_default)
+        seen = recall(run.folder.seen(entry.slide_id), work.source)
+        slide: Slide = seen or run.cluster.submit(_open, entry, mpp_default).result()
+    except SlideError as error:
+        if not _is_gone(entry.path, error) or (stored := _stored(run, entry)) is None:
             raise
+        work.gone = True
         return stored
     return slide
 
 
-def _stored(run: Run, slide_id: str) -> Slide | None:
-    """The slide of a store that is complete, was made as it would be now, and keeps the pixels of all its tiles."""
+def _is_gone(path: str, error: SlideError) -> bool:
+    """Whether a slide was not opened because there is no such file; of a path that gives no answer nothing is asked."""
+    if is_url(path):
+        return is_absent(error.__cause__)
+    return not isinstance(error, StalledError) and not Path(path).exists()
+
+
+def _stored(run: Run, entry: SlideEntry) -> Slide | None:
+    """The slide of a store that is complete, was made as it would be now, and keeps pixels."""
     try:
-        store = open_store(run.folder.store(slide_id))
+        store = open_store(run.folder.store(entry.slide_id))
     except StoreError:
         return None
     slide, mpp = store.grid.slide, store.grid.slide.mpp_l0
     same = store.key == tiling_key(run.config, slide.fingerprint, (mpp.x, mpp.y)) and store.is_whole()
-    return slide if same and store.pixels and store.flags(0, store.n_tiles).all() else None
+    return slide if same and store.pixels and _is_scale(mpp, entry, run.config.slide.mpp_default) else None
+
+
+def _is_scale(mpp: Mpp, entry: SlideEntry, default: float | None) -> bool:
+    """Whether a slide that is gone had the scale that manifest and default give now, where one of them does."""
+    if entry.mpp or mpp.source == "manifest":
+        return entry.mpp == (mpp.x, mpp.y)
+    return mpp.source != "default" or default == mpp.x
 
 
 def _open(entry: SlideEntry, mpp_default: float | None) -> Slide:
@@ -194,14 +220,15 @@ def _kept(run: Run, work: Work) -> SlideResult | None:
     """What was recorded of the slide, if it would come out the same and all its files are there.
 
     One with unreadable tiles may come out otherwise, as its file may have been replaced by a whole one: it is kept only
-    where another job recorded it while this one ran.
+    where the file is gone, or another job recorded it while this one ran.
     """
     slide_id = work.entry.slide_id
     found = run.folder.recorded(slide_id)
     files = map_files(slide_id, mapping_settings(run.config, "").outputs)
     if found is None or found[1] != work.maps_key or not run.folder.has(files):
         return None
-    if found[0].unreadable_tiles and not run.folder.recorded_since(slide_id, run.claims.began):
+    may_heal = found[0].unreadable_tiles and not work.gone
+    if may_heal and not run.folder.recorded_since(slide_id, run.claims.began):
         return None
     run.tell("slide_kept", slide_id=slide_id)
     return as_recorded(found[0], work)

@@ -12,12 +12,13 @@ from wsi_pipeline.pipeline.settings import TilingSettings
 from wsi_pipeline.slide.handles import drop_reader, reader_for
 from wsi_pipeline.slide.reader import Slide, working_mpp
 from wsi_pipeline.slide.tissue import find_tissue
+from wsi_pipeline.slide.urls import broken
 from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tiles.layout import ATTRIBUTES, read_attributes
 from wsi_pipeline.tiles.making import create_store, delete_store
 from wsi_pipeline.tiles.places import place_of
 from wsi_pipeline.tiles.store import TileStore, open_store
-from wsi_pipeline.tiles.tiler import CutResult, cut_tiles
+from wsi_pipeline.tiles.tiler import CutResult, check_readable, cut_tiles
 
 
 def lay_tiles(slide: Slide, store_path: str, key: str, settings: TilingSettings) -> int:
@@ -86,6 +87,14 @@ def fill_store(
     return done
 
 
+def kept_tiles(store_path: str, *, max_unreadable: float) -> CutResult:
+    """What a complete store of pixels holds, of a slide that is gone; SlideError as of `cut_tiles`."""
+    store = open_store(store_path)
+    unreadable = int((~store.flags(0, store.n_tiles)).sum())
+    check_readable(store.grid.slide, unreadable, store.n_tiles, max_unreadable)
+    return CutResult(store.n_tiles, unreadable, shards_written=0, seconds=0.0, reading_s=0.0, store_s=0.0)
+
+
 def _tell_slide(store: TileStore, slide: Slide) -> None:
     """Write down in a store what its slide is now: it was moved, or is seen from another machine."""
     with store.place.writing():
@@ -104,7 +113,7 @@ def _same_store(store_path: str, key: str) -> TileStore | None:
         store = open_store(store_path, complete=False)
     except StoreError as error:
         cause = error.__cause__
-        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+        if isinstance(cause, broken()) and not isinstance(cause, FileNotFoundError):
             raise
         delete_store(store_path)
         return None

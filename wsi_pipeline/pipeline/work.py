@@ -50,6 +50,7 @@ class Work:
         self.tiles_key = self.scores_key = self.maps_key = ""
         self.result: SlideResult | None = None
         self.elsewhere = False  # another job has it
+        self.gone = False  # its file is, and the tiles that are kept stand for it
 
     @property
     def seconds(self) -> float:

@@ -75,6 +75,11 @@ def broken() -> tuple[type[Exception], ...]:
     return (OSError, *(getattr(module, name) for module, name in loaded if module))
 
 
+def is_absent(error: BaseException | None) -> bool:
+    """Whether a file system found that there is no such file; http says so of a server that it cannot reach, too."""
+    return isinstance(error, FileNotFoundError) and (error.__cause__ is None or is_absent(error.__cause__))
+
+
 def told(error: Exception) -> str:
     """Why a remote file was not to be had, and what to do."""
     if isinstance(error, FileNotFoundError):
