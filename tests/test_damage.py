@@ -65,6 +65,21 @@ def config_of(way: str, *more: str) -> Config:
     return knobs(*WAYS[way], *more)
 
 
+@pytest.mark.parametrize("until", ["tile", "score"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_row_tells_of_damage_and_tissue_before_there_are_maps(slide, tmp_path, way, until):
+    damaged(slide, way)
+    folder, config = open_run_folder(tmp_path / "run"), config_of(way, MUCH)
+    (row,), classifier = ran([slide], folder, config, until=until)
+    seen = until == "score" or way in ("pixels", "jpeg")  # what is copied or not kept is read when it is scored
+    expected = 0 if not seen else 1 if way == "copied" else 16
+    assert (row.status, row.stage) == ("partial" if expected else "ok", {"tile": "tiles", "score": "score"}[until])
+    (mapped,), _ = ran([slide], folder, config, classifier)
+    assert (row.tiles, row.warnings) == (mapped.tiles, mapped.warnings)
+    assert row.tissue_mm2 == pytest.approx(mapped.tissue_mm2)
+    assert row.unreadable_tiles == expected and mapped.unreadable_tiles in (1, 16)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_resumed_run_takes_a_fresh_copy_of_a_damaged_file(slide, tmp_path, way):
     whole, config = damaged(slide, way), config_of(way, MUCH)

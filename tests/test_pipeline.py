@@ -70,9 +70,9 @@ def knobs(*more: str) -> Config:
     return load_config(None, [*KNOBS, *more])
 
 
-def ran(entries, folder: RunFolder, config: Config, classifier=None) -> tuple[list[SlideResult], DarkIsCancer]:
+def ran(entries, folder: RunFolder, config: Config, classifier=None, **how) -> tuple[list[SlideResult], DarkIsCancer]:
     classifier = classifier or DarkIsCancer()
-    return list(run_cohort(entries, folder, config, classifier=classifier)), classifier
+    return list(run_cohort(entries, folder, config, classifier=classifier, **how)), classifier
 
 
 def hashes(folder: Path) -> dict[str, bytes]:

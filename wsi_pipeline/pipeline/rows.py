@@ -10,14 +10,24 @@ from wsi_pipeline.pipeline.pseudonyms import behind_link
 from wsi_pipeline.pipeline.work import Run, Work
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.files import by_own_name
+from wsi_pipeline.tiles.store import TileStore
 
 _GONE = "file not found; from kept tiles"
 
 
-def reached(work: Work, tiles: int) -> SlideResult:
-    """The row of a slide that a `tile` or `score` run took as far as it goes."""
-    result = without_result(work.entry.slide_id, "ok" if tiles else "no_tissue", stage=work.stage, slide=work.slide)
-    return of_work(replace(result, tiles=tiles, seconds=round(work.seconds, 3)), work)
+def reached(work: Work, store: TileStore, *, unreadable: int) -> SlideResult:
+    """The row of a slide that a `tile` or `score` run took as far as it goes, with what its store tells."""
+    status = "no_tissue" if not store.n_tiles else "partial" if unreadable else "ok"
+    result = without_result(work.entry.slide_id, status, stage=work.stage, slide=work.slide)
+    result = replace(
+        result,
+        tissue_mm2=store.tissue_mm2,
+        tiles=store.n_tiles,
+        unreadable_tiles=unreadable,
+        seconds=round(work.seconds, 3),
+        warnings=store.warnings,
+    )
+    return of_work(result, work)
 
 
 def failure(run: Run, work: Work, error: Exception) -> SlideResult:

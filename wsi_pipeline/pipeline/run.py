@@ -40,8 +40,8 @@ def run_cohort(
     """Take each slide as far as `until`, doing only what is missing; yield its row as it ends.
 
     A slide whose record, files and keys are as they would come out again is kept. No slide's failure ends
-    the run. With `until` "tile" or "score" a slide that got there is yielded with status "ok", one with maps that
-    stand with the row of these. Several jobs may work on one folder: each slide is done by one of them, and all
+    the run. With `until` "tile" or "score" a slide that got there is yielded with what its store tells, one with maps
+    that stand with the row of these. Several jobs may work on one folder: each slide is done by one of them, and all
     yield its row.
     """
     with (

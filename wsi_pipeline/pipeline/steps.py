@@ -87,7 +87,7 @@ def _cut(run: Run, work: Work) -> None:
         store_s=round(done.store_s, 3),
     )  # fmt: skip
     if run.until == "tile":
-        work.result = _row_so_far(run, work, done.tiles)
+        work.result = _row_so_far(run, work, done.unreadable)
 
 
 def _kept_or_cut(run: Run, work: Work) -> CutResult:
@@ -129,7 +129,7 @@ def score_slide(run: Run, work: Work) -> None:
     assert work.slide is not None
     check_readable(work.slide, scores.unreadable, scores.tiles, run.config.tiles.max_unreadable)
     if run.until == "score":
-        work.result = _row_so_far(run, work, scores.rows)
+        work.result = _row_so_far(run, work, scores.unreadable)
 
 
 def draw_slide(run: Run, work: Work) -> None:
@@ -250,12 +250,12 @@ def _forget(run: Run, work: Work) -> None:
         run.folder.drop(map_files(slide_id, frozenset(ENDINGS) - old))
 
 
-def _row_so_far(run: Run, work: Work, tiles: int) -> SlideResult:
+def _row_so_far(run: Run, work: Work, unreadable: int) -> SlideResult:
     """The row of a slide at the end of a `tile` or `score` run: that of its maps, where it has some that stand.
 
     Those of another model or of other knobs do not; `tile` knows of no model and leaves all as they are.
     """
     found = run.folder.recorded(work.entry.slide_id)
     if found is None or work.maps_key not in ("", found[1]):
-        return reached(work, tiles)
+        return reached(work, open_store(run.folder.store(work.entry.slide_id)), unreadable=unreadable)
     return as_recorded(found[0], work)
