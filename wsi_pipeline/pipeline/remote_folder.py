@@ -231,7 +231,11 @@ def open_run(
 
 def check_run(where: str, *, resume: bool = False, overwrite: bool = False) -> None:
     """Raise where `open_run` would for what is there by now; nothing is made or removed there."""
-    refuse_others(_known(where), resume=resume, overwrite=overwrite)
+    where = plain(where)
+    folder = RunFolder(Path(where).absolute())
+    if is_url(where):
+        folder = RemoteFolder(where.rstrip("/"), *_working_folder(where.rstrip("/")))
+    refuse_others(folder, resume=resume, overwrite=overwrite)
 
 
 def account_of(where: str) -> dict[str, Any]:
@@ -250,14 +254,6 @@ def account_of(where: str) -> dict[str, Any]:
         except FileNotFoundError:
             return {}
     return account_in(data, shown)
-
-
-def _known(where: str) -> RunFolder:
-    """The run folder at a path or URL, as it is, there or not."""
-    where = plain(where)
-    if not is_url(where):
-        return RunFolder(Path(where).absolute())
-    return RemoteFolder(where.rstrip("/"), *_working_folder(where.rstrip("/")))
 
 
 def _working_folder(url: str) -> tuple[Path, Lock]:
