@@ -316,6 +316,25 @@ def test_a_program_with_workers_ends_by_itself_without_noise_or_litter(tmp_path)
     assert list(scratch.iterdir()) == []
 
 
+UNGUARDED = """
+from wsi_pipeline.errors import ClusterError
+from wsi_pipeline.schedulers import open_cluster
+
+try:
+    open_cluster("local", workers=1).__enter__()
+except ClusterError as error:
+    print(error)
+"""
+
+
+def test_a_script_that_workers_would_run_again_is_told_so(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(UNGUARDED)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    ended = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.stdout.startswith("no worker process starts here (Nanny failed to start.); a script of your own must")
+
+
 INTERRUPTED = """
 import signal
 import time

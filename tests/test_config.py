@@ -25,6 +25,20 @@ def test_a_wrong_knob_is_named_with_what_to_do(text, said):
         load_config(None, [text])
 
 
+def test_knobs_of_the_run_that_is_gone_on_with_are_told_as_such_and_how_to_take_them_back():
+    own = load_config(None, ["tiles.stride_px=64", "model.adaptive=true", "model.adaptive_tolerance=0.2"]).model_dump()
+    said = (
+        "leave tiles.stride_px and model.adaptive; the run's own run.json has tiles.stride_px=64, model.adaptive=true, "
+        "--set tiles.stride_px=null --set model.adaptive=false takes that back$"
+    )
+    with pytest.raises(ConfigError, match=said):
+        load_config(None, ["model.dense=true"], under=own)
+    with pytest.raises(ConfigError, match=r"leave tiles.stride_px and model.adaptive$"):  # all given now
+        load_config(None, ["model.dense=true", "tiles.stride_px=32", "model.adaptive=false"], under=own)
+    back = ["tiles.stride_px=null", "model.adaptive=false"]
+    assert load_config(None, ["model.dense=true", *back], under=own).model.dense
+
+
 @pytest.mark.parametrize("content", ["- a\n- b\n", "tiles: 3\n", "a: [\n"], ids=["a list", "no knobs", "no YAML"])
 def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path, content):
     (tmp_path / "a.yaml").write_text(content)

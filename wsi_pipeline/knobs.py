@@ -5,6 +5,7 @@ What there is to set is said where it is used: config.py for a run, learn/settin
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
@@ -50,7 +51,8 @@ def load_knobs(
 ) -> Knobs:
     """The resolved knobs: defaults, then those `under` all others, the YAML file, `section.knob=value` strings.
 
-    Raises ConfigError naming the file, the knob, the value got and the nearest known knob, `listing` beside it.
+    Those `under` are of a run that is gone on with. Raises ConfigError naming the file, the knob, the value got and the
+    nearest known knob, `listing` beside it.
     """
     place = str(path) if path else "configuration"
     knobs: dict[str, Any] = {section: dict(values) for section, values in (under or {}).items()}
@@ -62,7 +64,8 @@ def load_knobs(
     try:
         return kind.model_validate(knobs)
     except ValidationError as error:
-        raise ConfigError(f"{place}: {_in_words(error)}") from None
+        said = _in_words(error)
+        raise ConfigError(f"{place}: {said}{_to_take_back(kind, under or {}, knobs, said)}") from None
 
 
 def all_knobs(config: Section) -> Iterable[tuple[str, Any, FieldInfo]]:
@@ -163,6 +166,19 @@ def _refuse_unknown(kind: type[Section], knobs: Mapping[str, Any], place: str, l
 def _nearest(name: str, known: list[str], listing: str) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return f"; did you mean {near[0]!r}? {listing}".rstrip() if near else ""
+
+
+def _to_take_back(kind: type[Section], under: Mapping[str, Any], knobs: Mapping[str, Any], said: str) -> str:
+    """Which knobs that a message names are set by the run that is gone on with, and how to do without."""
+    own = [
+        (f"{section}.{name}", value, getattr(kind.model_fields[section].default, name))
+        for section, values in under.items()
+        for name, value in values.items()
+        if value == knobs[section][name] and re.search(rf"{section}\.{name}\b", said)
+    ]
+    has = ", ".join(f"{name}={json.dumps(value)}" for name, value, default in own if value != default)
+    back = " ".join(f"--set {name}={json.dumps(default)}" for name, value, default in own if value != default)
+    return f"; the run's own run.json has {has}, {back} takes that back" if has else ""
 
 
 def _in_words(error: ValidationError) -> str:

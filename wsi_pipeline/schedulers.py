@@ -82,14 +82,24 @@ def _local_client(n_workers: int) -> Iterator[Client]:
     """Worker processes of one thread each, watched over by nannies, and a client to them.
 
     The first death of a worker blames its tasks (`allowed_failures=0`); `Cluster` gives them their second
-    chance alone. Logs are silenced: whatever goes wrong arrives as an exception.
+    chance alone. Logs are silenced: whatever goes wrong arrives as an exception. Raises ClusterError where no worker
+    starts.
     """
     begin_workers()
     distributed.utils._forkserver_preload_set = True  # or Dask loads pandas, here too
     with (
         tempfile.TemporaryDirectory(prefix="wsi_pipeline-", ignore_cleanup_errors=True) as scratch,
         dask.config.set(_CONFIG | {"temporary-directory": scratch}),
-        LocalCluster(
+        _local_cluster(n_workers) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        client.register_plugin(_IgnoreInterrupt())
+        yield client
+
+
+def _local_cluster(n_workers: int) -> LocalCluster:
+    try:
+        return LocalCluster(
             n_workers=n_workers,
             threads_per_worker=1,
             memory_limit=1 / (n_workers + 1),  # of the machine; Dask would give a worker on 64 cores a 64th
@@ -98,11 +108,12 @@ def _local_client(n_workers: int) -> Iterator[Client]:
             silence_logs=logging.CRITICAL,
             scheduler_kwargs=_SCHEDULER,
             env=dict(os.environ),  # what they are copies of began earlier, and has not seen what was set since
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        client.register_plugin(_IgnoreInterrupt())
-        yield client
+        )
+    except RuntimeError as error:
+        raise ClusterError(
+            f"no worker process starts here ({error}); a script of your own must begin its work under "
+            '`if __name__ == "__main__":`, as workers load it too; or use run.scheduler=threads'
+        ) from None
 
 
 class _IgnoreInterrupt(WorkerPlugin):
