@@ -51,6 +51,26 @@ def test_asking_for_official_parts_of_a_set_without_them_is_an_error():
         divide(bright_images(), SplitKnobs(how="official"))
 
 
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (("train", "train", "dev", "test"), r"says 'dev' \(10\) beside train, test; write train, val or test"),
+        (("train", "holdout"), r"says 'holdout' \(20\) beside train; .*or use split.how=patient"),
+        (("val", "", "a", "b"), r"says 'a' \(10\), 'b' \(10\) beside val;"),
+    ],
+    ids=["dev", "holdout", "two"],
+)
+def test_parts_of_another_name_are_neither_trained_on_nor_lost(parts: tuple[str, ...], said: str):
+    for how in ("auto", "official"):
+        with pytest.raises(ConfigError, match=said):
+            divide(official(*parts), SplitKnobs(how=how))
+    assert set(divide(official(*parts), SplitKnobs(how="patient"))) == {"train", "val", "test"}
+
+
+def test_words_that_are_no_parts_at_all_are_not_used():
+    assert set(divide(official("hospital a", "hospital b"), SplitKnobs())) == {"train", "val", "test"}
+
+
 def test_each_patient_is_tested_in_one_fold():
     images = bright_images(40)
     tested = [patients(images, divide(images, SplitKnobs(folds=4, fold=fold)), "test") for fold in range(4)]

@@ -19,6 +19,7 @@ from wsi_pipeline.learn.settings import SplitKnobs
 from wsi_pipeline.learn.splits import folds_by_patient, split_by_patient
 
 PARTS = ("train", "val", "test")
+_NAMED = 5  # unknown parts named in a message
 
 
 def divide(images: LabelledImages, knobs: SplitKnobs) -> np.ndarray:
@@ -26,8 +27,10 @@ def divide(images: LabelledImages, knobs: SplitKnobs) -> np.ndarray:
 
     Official parts without a "val" give some of their training patients to it. With `join_identical`, patients
     that share an image stay together where it is ours to choose. Raises ConfigError when the data set has no
-    parts, the file does not fit, or no image would train or validate.
+    parts, or some of another name beside them, the file does not fit, or no image would train or validate.
     """
+    if knobs.how in ("auto", "official") and knobs.folds is None:
+        _refuse_other_words(images)
     if knobs.join_identical:
         images = joined_by_pixels(images)
     if knobs.how == "file":
@@ -78,6 +81,21 @@ def write_split(images: LabelledImages, parts: np.ndarray, path: Path) -> None:
 
 def _has(images: LabelledImages, *parts: str) -> bool:
     return images.official is not None and all((images.official == part).any() for part in parts)
+
+
+def _refuse_other_words(images: LabelledImages) -> None:
+    """ConfigError where the data set names parts, and others beside them: these would be trained on, or lost."""
+    words = pd.Series([] if images.official is None else images.official, dtype=object)
+    known = words.isin(PARTS)
+    others = words[~known & (words != "")].value_counts()
+    if known.any() and len(others):
+        named = ", ".join(f"{word!r} ({count:,})" for word, count in others.head(_NAMED).items())
+        more = f" and {len(others) - _NAMED} more words" if len(others) > _NAMED else ""
+        beside = ", ".join(part for part in PARTS if (words == part).any())
+        raise ConfigError(
+            f"{images.name}: its column of parts says {named}{more} beside {beside}; "
+            f"write train, val or test there or leave it empty, or use split.how=patient"
+        )
 
 
 def _official(images: LabelledImages, knobs: SplitKnobs) -> np.ndarray:
