@@ -305,6 +305,41 @@ def test_the_test_part_of_another_data_set_may_have_been_trained_on(tmp_path) ->
     assert "24 images" in done.stdout and "8 of these images trained the model" in done.stderr
 
 
+def renamed(run: Path, *, patients: str) -> None:
+    """The training's images under other ids; its patients in another spelling, such as "00{}.0"."""
+    split = pd.read_csv(run / "split.csv")
+    spelt = [patients.format(patient) for patient in split["patient"]]
+    split.assign(id="older/" + split["id"], patient=spelt).to_csv(run / "split.csv", index=False)
+
+
+def test_new_images_of_patients_that_trained_a_model_are_told(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    (tmp_path / "b").mkdir()
+    other, _ = a_training(tmp_path / "b")
+    given = ["--dataset", "folder", "--set", r"data.options={patient_pattern: '(\d+)$'}", "--split", "all"]
+    assert "of patients" not in judge(run, data, *given).stderr  # all of them are images of the training
+    renamed(other, patients="{}.0")
+    (other / "split.csv").rename(run / "split.csv")
+    assert "warning: 16 images are of patients, by their ids, whose other images trained the model or chose" in (
+        judge(run, data, *given).stderr
+    )
+    (run / "split.csv").rename(other / "split.csv")
+    done = judge(run, data, *given, "--compare", other)
+    assert f"warning: 16 images are of patients, by their ids, whose other images trained --compare {other} or" in (
+        done.stderr
+    )
+    assert "whose other images trained the model" not in done.stderr
+
+
+def test_a_split_without_patients_is_taken_by_its_images(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    pd.read_csv(run / "split.csv").drop(columns="patient").to_csv(run / "split.csv", index=False)
+    assert "of patients" not in judge(run, data).stderr
+    pd.read_csv(run / "split.csv").drop(columns="part").to_csv(run / "split.csv", index=False)
+    with pytest.raises(ConfigError, match=r"split.csv: cannot be read as a split \(no column part\)"):
+        judge(run, data)
+
+
 def test_a_checkpoint_that_trained_on_these_images_is_not_compared(tmp_path) -> None:
     run, data = a_training(tmp_path)
     (tmp_path / "b").mkdir()

@@ -46,7 +46,7 @@ def judge(judged: Judged, given: dict[str, Any]) -> tuple[Evaluation, np.ndarray
     thresholds = judged.thresholds
     if given["thresholds"]:
         thresholds = stated_thresholds(given["thresholds"], names)
-    other = _other(judged, given) if given["compare"] else None
+    other, more = _other(judged, given) if given["compare"] else (None, [])
     evaluation = evaluate(
         answers.labels,
         answers.probs,
@@ -60,7 +60,7 @@ def judge(judged: Judged, given: dict[str, Any]) -> tuple[Evaluation, np.ndarray
         prevalence=stated_prevalence(given["prevalence"], names),  # type: ignore[arg-type]
         **draw,
     )
-    evaluation = replace(evaluation, warnings=(*answers.warnings, *evaluation.warnings))
+    evaluation = replace(evaluation, warnings=(*answers.warnings, *more, *evaluation.warnings))
     if other is None:
         return evaluation, None, None
     words = "this model", Path(given["compare"]).name
@@ -122,10 +122,11 @@ def told(evaluation: Evaluation, comparison: Comparison | None) -> str:
     return "\n".join(lines)
 
 
-def _other(judged: Judged, given: dict[str, Any]) -> np.ndarray:
+def _other(judged: Judged, given: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
+    """The other model's probabilities (N, C), and what must be said of it."""
     where = str(given["compare"])
     if Path(where).suffix.lower() in TABLES:
-        return probs_of_table(where, judged, given)
+        return probs_of_table(where, judged, given), []
     from wsi_pipeline.cli.predicted import probs_of_checkpoint
 
     return probs_of_checkpoint(where, judged, given)
