@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.splits import (
     folds_by_patient,
+    labels_digest,
     missing_classes,
     normalised,
     refuse_leakage,
@@ -163,6 +164,13 @@ def test_a_long_list_of_leaks_is_cut_and_counted() -> None:
     with pytest.raises(ConfigError, match="leakage: 25 shared") as caught:
         refuse_leakage(["train"] * 25 + ["test"] * 25, [*range(25)] * 2)
     assert str(caught.value).count("patient") == 20 and "and 5 more" in str(caught.value)
+
+
+def test_the_digest_of_labels_follows_the_labels_and_not_the_rows() -> None:
+    digest = labels_digest(["a", "b"], [[1, 0], [np.nan, 1]])
+    assert digest == labels_digest(np.array(["b", "a"]), np.array([[np.nan, 1], [1, 0]], np.float32))
+    assert len({digest, labels_digest(["a", "b"], [[1, 0], [0, 1]]), labels_digest(["a", "b"], [[1, 0], [1, 1]])}) == 3
+    assert len(labels_digest([], np.zeros((0, 2)))) == 16
 
 
 def test_the_digest_follows_the_parts_and_not_the_rows() -> None:

@@ -141,6 +141,19 @@ def test_another_split_is_refused_on_resume(copy):
         trained(copy, images=bright_images(44), resume=True)
 
 
+def test_other_labels_are_refused_on_resume_where_the_state_knows_them(copy):
+    images = bright_images(40)
+    images = with_labels(images, np.where(np.arange(40)[:, None] == 4, 1 - images.labels, images.labels))
+    with pytest.raises(
+        ConfigError, match=r"--resume with other settings: labels of the images: were .*; set them back"
+    ):
+        trained(copy, images=images, resume=True)
+    state = json.loads((copy / "last" / "state.json").read_text())
+    del state["labels"]
+    (copy / "last" / "state.json").write_text(json.dumps(state))
+    trained(copy, images=images, resume=True)
+
+
 def test_a_folder_with_a_training_is_not_written_over(copy):
     with pytest.raises(ConfigError, match="--resume to go on with it, --overwrite"):
         trained(copy)

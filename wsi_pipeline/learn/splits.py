@@ -12,6 +12,7 @@ from wsi_pipeline.learn.stratify import deal
 
 __all__ = [
     "folds_by_patient",
+    "labels_digest",
     "missing_classes",
     "normalised",
     "refuse_leakage",
@@ -78,6 +79,14 @@ def split_digest(ids: ArrayLike, parts: ArrayLike) -> str:
     """16 hex digits of which image is in which part, whatever the order of rows."""
     pairs = sorted(zip(np.asarray(ids).astype(str), np.asarray(parts).astype(str), strict=True))
     return hashlib.sha256("\n".join(f"{one}\t{part}" for one, part in pairs).encode()).hexdigest()[:16]
+
+
+def labels_digest(ids: ArrayLike, labels: ArrayLike) -> str:
+    """16 hex digits of which image has which labels (N, C) of 0, 1, NaN, whatever the order of rows."""
+    order = np.argsort(np.asarray(ids).astype(str))
+    signs = np.nan_to_num(np.asarray(labels, dtype=np.float64)[order], nan=-1).astype(np.int8)
+    names = "\n".join(np.asarray(ids).astype(str)[order])
+    return hashlib.sha256(names.encode() + signs.tobytes()).hexdigest()[:16]
 
 
 def missing_classes(labels: ArrayLike, parts: ArrayLike, class_names: Sequence[str]) -> list[str]:
