@@ -48,6 +48,14 @@ def test_without_a_patient_column_the_warning_is_loud_and_on_the_page(tmp_path) 
     assert "No patient column" in (tmp_path / "report" / "evaluation.html").read_text()
 
 
+def test_perfect_figures_are_not_told_as_certain(tmp_path) -> None:
+    options, said, true = write_tables(tmp_path)
+    said.assign(**{name: 0.2 + 0.6 * true[name] for name in NAMES}).to_csv(tmp_path / "preds.csv", index=False)
+    done = call(*options, "--patient-column", "patient_id")
+    assert "mean   1.000 (no interval)" in done.stdout and "1.000 (1.000 to 1.000)" not in done.stdout
+    assert "1.000 to 1.000" not in (tmp_path / "report" / "evaluation.html").read_text()
+
+
 def test_what_evaluate_writes_it_reads_again_thresholds_and_predictions(tmp_path) -> None:
     options, _, _ = write_tables(tmp_path)
     call(*options, "--patient-column", "patient_id", "--thresholds", 0.3)
