@@ -22,6 +22,7 @@ from wsi_pipeline.learn.checkpoint import Checkpoint, save_checkpoint
 from wsi_pipeline.learn.models import build_densenet
 from wsi_pipeline.learn.settings import load_settings
 from wsi_pipeline.learn.stated import stated_prevalence, stated_thresholds
+from wsi_pipeline.learn.tables import labels_in_words
 
 
 def call(*arguments: object) -> Result:
@@ -94,6 +95,43 @@ def test_labels_may_be_words_of_one_column(tmp_path) -> None:
     true.assign(finding=words).drop(columns=list(NAMES)).to_csv(tmp_path / "labels.csv", index=False)
     call(*options, "--label-column", "finding")
     assert (tmp_path / "report" / "evaluation.csv").read_text() == expected
+
+
+def test_words_count_in_any_case_and_those_that_are_no_class_are_told(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    call(*options)
+    expected = (tmp_path / "report" / "evaluation.csv").read_text()
+    for none, said in (
+        ("no finding", ""),
+        ("Edemaa| mas", "no class count as absent: 'Edemaa' (COUNT), 'mas' (COUNT)"),
+    ):
+        words = ["|".join(name.title() for name in NAMES if row[name]) or none for _, row in true.iterrows()]
+        true.assign(finding=words).drop(columns=list(NAMES)).to_csv(tmp_path / "labels.csv", index=False)
+        done = call(*options, "--label-column", "finding")
+        assert (tmp_path / "report" / "evaluation.csv").read_text() == expected
+        assert ("no class" in done.stderr) == bool(said)
+        assert said.replace("COUNT", str(words.count(none))) in done.stderr
+
+
+def test_a_class_named_as_an_empty_cell_is_one_in_a_column_of_words(tmp_path) -> None:
+    frame = pd.DataFrame({"finding": ["None", "B", "NA", ""]})
+    labels, warnings = labels_in_words(frame, ["None", "B"], "finding", place="l.csv")
+    np.testing.assert_array_equal(labels, [[1, 0], [0, 1], [np.nan] * 2, [np.nan] * 2])
+    assert not warnings
+
+
+def test_one_patient_in_several_spellings_is_one(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    for spell in ("{}  ", "00{}.0"):
+        numbers = [str(k // 2) for k in range(60)]
+        patients = [spell.format(number) if k % 2 else number for k, number in enumerate(numbers)]
+        true.assign(patient_id=patients).to_csv(tmp_path / "labels.csv", index=False)
+        assert "60 images, 30 patients" in call(*options, "--patient-column", "patient_id").stdout
+        told = pd.read_csv(tmp_path / "report" / "predictions.csv", dtype=str)["patient_id"]
+        assert told.tolist() == numbers
+    true.assign(patient_id="  ").to_csv(tmp_path / "labels.csv", index=False)
+    with pytest.raises(ConfigError, match="ids without patient_id: 60"):
+        call(*options, "--patient-column", "patient_id")
 
 
 def test_grades_of_one_column_are_cumulative_labels(tmp_path) -> None:

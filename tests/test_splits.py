@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.patients import one_spelling
 from wsi_pipeline.learn.splits import (
     folds_by_patient,
     labels_digest,
@@ -45,6 +46,13 @@ def test_ways_of_writing_a_patient_are_one(patient: object) -> None:
 )
 def test_other_ids_stay_as_they_are_and_missing_ones_are_empty(patient: object, text: str) -> None:
     assert normalised(patient) == text
+
+
+def test_a_patient_is_spelt_as_at_first() -> None:
+    spelt = one_spelling(["007", " b", "7.0", "b ", 7, "8"])
+    assert spelt.tolist() == ["007", "b", "007", "b", "007", "8"]
+    with pytest.raises(ConfigError, match=r"patients: 1 are missing, in rows such as \[1\]"):
+        one_spelling(["a", None])
 
 
 def test_shared_patients_are_found_however_they_were_read() -> None:

@@ -16,7 +16,7 @@ from wsi_pipeline.learn.datasets import open_dataset
 from wsi_pipeline.learn.folder import SETTINGS, SPLIT
 from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.learn.parts import PARTS
-from wsi_pipeline.learn.patients import normalised
+from wsi_pipeline.learn.patients import normalised, one_spelling
 from wsi_pipeline.learn.predict import calibrated, predict_logits
 from wsi_pipeline.learn.probabilities import probabilities
 from wsi_pipeline.learn.settings import load_settings
@@ -44,7 +44,7 @@ def from_checkpoint(given: dict[str, Any]) -> Judged:
             class_names=checkpoint.class_names,
             labels=images.labels,
             probs=calibrated(checkpoint, logits),
-            patients=images.patients,
+            patients=one_spelling(images.patients),
             raw=probabilities(logits, exclusive=checkpoint.exclusive),
             columns=images.columns,
             warnings=tuple(warnings),
