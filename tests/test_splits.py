@@ -163,7 +163,7 @@ def test_a_patient_in_two_parts_is_named() -> None:
 
 def test_identical_bytes_in_two_parts_are_named_by_their_images() -> None:
     hashes = ["aa", "bb", "aa", "", ""]
-    with pytest.raises(ConfigError, match=r"identical bytes x\.png, z\.png in test, train"):
+    with pytest.raises(ConfigError, match=r"identical pixels x\.png, z\.png in test, train"):
         refuse_leakage(["train"] * 2 + ["test"] * 3, "abcde", hashes, ["x.png", "y.png", "z.png", "u.png", "v.png"])
     refuse_leakage(["train", "train", "", "test", "train"], "abcde", hashes)
 

@@ -332,7 +332,9 @@ def test_real_lesions_train_for_an_epoch(real_data, tmp_path):
 
     skin = open_dataset("skin", real_data / "skin", labels="ham10000_224_labels.csv", images="ham10000_224")
     images, settings = thin(skin, 300), quick("data.px=64", "stop.epochs=1", "stop.metric=accuracy")
-    checkpoint = train(images, divide(images, settings.split), settings, tmp_path / "run")
+    checkpoint = train(
+        images, divide(images, settings.split, px=settings.data.px, fit=settings.data.fit), settings, tmp_path / "run"
+    )
     assert len(checkpoint.class_names) == 7 and checkpoint.kind == "skin"
 
 

@@ -45,7 +45,7 @@ class SplitKnobs(Section):
     fold: int = knob(0, "which of the folds is the test part", ge=0)
     seed: int = knob(0, "of the split", ge=0)
     join_identical: bool = knob(
-        False, "images of the same pixels count as one patient when we split; reads every image once more before"
+        False, "images of the same square count as one patient when we split; reads every image once more before"
     )
 
 

@@ -59,16 +59,16 @@ def folds_by_patient(labels: ArrayLike, patients: Iterable[object], *, folds: in
 def refuse_leakage(
     parts: ArrayLike, patients: Iterable[object], hashes: ArrayLike | None = None, ids: ArrayLike | None = None
 ) -> None:
-    """Raises ConfigError, with the list, when two parts share a patient (lesion, slide) or identical bytes.
+    """Raises ConfigError, with the list, when two parts share a patient (lesion, slide) or identical pixels.
 
-    parts: (N,) str, "" for images in none. hashes: (N,) of the images' bytes, "" where unknown. ids: (N,) what
+    parts: (N,) str, "" for images in none. hashes: (N,) of the images' pixels, "" where unknown. ids: (N,) what
     the message calls the images.
     """
     of_row = np.asarray(parts, dtype=str)
     lines = _spread(of_row, normalised_all(patients), "patient", None)
     if hashes is not None:
         called = np.arange(len(of_row)) if ids is None else np.asarray(ids)
-        lines += _spread(of_row, np.asarray(hashes, dtype=str), "identical bytes", called.astype(str))
+        lines += _spread(of_row, np.asarray(hashes, dtype=str), "identical pixels", called.astype(str))
     if lines:
         more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
         text = "\n  ".join(lines[:_LISTED] + more)
