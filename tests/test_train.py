@@ -195,6 +195,26 @@ def test_a_training_starts_from_another_and_is_normalised_like_it(base, tmp_path
     assert np.array_equal(tuned.state["features.conv0.weight"], first.state["features.conv0.weight"])
 
 
+@pytest.mark.parametrize("ending", ["safetensors", "pth", "pt"])
+def test_weights_are_normalised_by_their_card_whatever_their_ending(base, tmp_path, ending):
+    first = load_checkpoint(base)
+    state = {name: torch.tensor(array) for name, array in first.state.items()}
+    weights = tmp_path / f"weights.{ending}"
+    save_file(state, weights) if ending == "safetensors" else torch.save(state, weights)
+    alone = trained(tmp_path / "alone", f"model.weights={weights}", "model.freeze=head", "stop.epochs=1")
+    assert alone.mean == (0.485, 0.456, 0.406) and alone.std == (0.229, 0.224, 0.225)
+    shutil.copy(base / "card.json", tmp_path / "weights.json")
+    tuned = trained(tmp_path / "tuned", f"model.weights={weights}", "model.freeze=head", "stop.epochs=1")
+    assert (tuned.mean, tuned.std) == (first.mean, first.std)
+
+
+def test_weights_that_are_not_there_are_told_before_an_image_is_read(tmp_path):
+    heard = []
+    with pytest.raises(ModelError, match=r"none\.pth: no such model"):
+        trained(tmp_path / "run", "model.weights=none.pth", listen=lambda name, facts: heard.append(name))
+    assert "read" not in heard
+
+
 def test_weights_of_another_architecture_are_refused(base, tmp_path):
     with pytest.raises(ModelError, match=r"densenet121|features"):
         trained(tmp_path / "run", f"model.weights={base}", "model.arch=densenet_small")
