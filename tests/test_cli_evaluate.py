@@ -270,6 +270,11 @@ def test_thresholds_come_from_a_number_a_table_a_card_or_an_object(tmp_path) -> 
     assert stated_thresholds("0.4", NAMES).tolist() == [0.4, 0.4]
 
 
+def test_a_class_named_as_an_empty_cell_has_its_threshold(tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("label,threshold,note\nNone,0.2,\nNA,0.1,x\nmean,,\n")
+    assert stated_thresholds(str(tmp_path / "t.csv"), ["NA", "None"]).tolist() == [0.1, 0.2]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -55,6 +55,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises SlideError, naming the file and what to do, where there is no image that can be read.
     """
     path = Path(path)
+    if path.is_dir():
+        raise SlideError(f"{shown(path)}: a folder, not an image; give the images in it")
     check_file(path)
     if _is_dicom(path):
         return _guarded(_read_dicom, path)
