@@ -22,6 +22,7 @@ from wsi_pipeline.learn.checkpoint import Checkpoint, save_checkpoint
 from wsi_pipeline.learn.models import build_densenet
 from wsi_pipeline.learn.settings import load_settings
 from wsi_pipeline.learn.stated import stated_prevalence, stated_thresholds
+from wsi_pipeline.learn.tables import labels_in_words
 
 
 def call(*arguments: object) -> Result:
@@ -46,6 +47,14 @@ def test_without_a_patient_column_the_warning_is_loud_and_on_the_page(tmp_path) 
     done = call(*options)
     assert "warning: No patient column" in done.stderr
     assert "No patient column" in (tmp_path / "report" / "evaluation.html").read_text()
+
+
+def test_perfect_figures_are_not_told_as_certain(tmp_path) -> None:
+    options, said, true = write_tables(tmp_path)
+    said.assign(**{name: 0.2 + 0.6 * true[name] for name in NAMES}).to_csv(tmp_path / "preds.csv", index=False)
+    done = call(*options, "--patient-column", "patient_id")
+    assert "mean   1.000 (no interval)" in done.stdout and "1.000 (1.000 to 1.000)" not in done.stdout
+    assert "1.000 to 1.000" not in (tmp_path / "report" / "evaluation.html").read_text()
 
 
 def test_what_evaluate_writes_it_reads_again_thresholds_and_predictions(tmp_path) -> None:
@@ -86,6 +95,43 @@ def test_labels_may_be_words_of_one_column(tmp_path) -> None:
     true.assign(finding=words).drop(columns=list(NAMES)).to_csv(tmp_path / "labels.csv", index=False)
     call(*options, "--label-column", "finding")
     assert (tmp_path / "report" / "evaluation.csv").read_text() == expected
+
+
+def test_words_count_in_any_case_and_those_that_are_no_class_are_told(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    call(*options)
+    expected = (tmp_path / "report" / "evaluation.csv").read_text()
+    for none, said in (
+        ("no finding", ""),
+        ("Edemaa| mas", "no class count as absent: 'Edemaa' (COUNT), 'mas' (COUNT)"),
+    ):
+        words = ["|".join(name.title() for name in NAMES if row[name]) or none for _, row in true.iterrows()]
+        true.assign(finding=words).drop(columns=list(NAMES)).to_csv(tmp_path / "labels.csv", index=False)
+        done = call(*options, "--label-column", "finding")
+        assert (tmp_path / "report" / "evaluation.csv").read_text() == expected
+        assert ("no class" in done.stderr) == bool(said)
+        assert said.replace("COUNT", str(words.count(none))) in done.stderr
+
+
+def test_a_class_named_as_an_empty_cell_is_one_in_a_column_of_words(tmp_path) -> None:
+    frame = pd.DataFrame({"finding": ["None", "B", "NA", ""]})
+    labels, warnings = labels_in_words(frame, ["None", "B"], "finding", place="l.csv")
+    np.testing.assert_array_equal(labels, [[1, 0], [0, 1], [np.nan] * 2, [np.nan] * 2])
+    assert not warnings
+
+
+def test_one_patient_in_several_spellings_is_one(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    for spell in ("{}  ", "00{}.0"):
+        numbers = [str(k // 2) for k in range(60)]
+        patients = [spell.format(number) if k % 2 else number for k, number in enumerate(numbers)]
+        true.assign(patient_id=patients).to_csv(tmp_path / "labels.csv", index=False)
+        assert "60 images, 30 patients" in call(*options, "--patient-column", "patient_id").stdout
+        told = pd.read_csv(tmp_path / "report" / "predictions.csv", dtype=str)["patient_id"]
+        assert told.tolist() == numbers
+    true.assign(patient_id="  ").to_csv(tmp_path / "labels.csv", index=False)
+    with pytest.raises(ConfigError, match="ids without patient_id: 60"):
+        call(*options, "--patient-column", "patient_id")
 
 
 def test_grades_of_one_column_are_cumulative_labels(tmp_path) -> None:
@@ -235,6 +281,11 @@ def test_thresholds_come_from_a_number_a_table_a_card_or_an_object(tmp_path) -> 
     assert stated_thresholds("0.4", NAMES).tolist() == [0.4, 0.4]
 
 
+def test_a_class_named_as_an_empty_cell_has_its_threshold(tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("label,threshold,note\nNone,0.2,\nNA,0.1,x\nmean,,\n")
+    assert stated_thresholds(str(tmp_path / "t.csv"), ["NA", "None"]).tolist() == [0.1, 0.2]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -315,6 +366,41 @@ def test_the_test_part_of_another_data_set_may_have_been_trained_on(tmp_path) ->
     split.assign(id="test/" + split["id"]).to_csv(run / "split.csv", index=False)
     done = judge(run, tmp_path / "other", "--dataset", "folder")
     assert "24 images" in done.stdout and "8 of these images trained the model" in done.stderr
+
+
+def renamed(run: Path, *, patients: str) -> None:
+    """The training's images under other ids; its patients in another spelling, such as "00{}.0"."""
+    split = pd.read_csv(run / "split.csv")
+    spelt = [patients.format(patient) for patient in split["patient"]]
+    split.assign(id="older/" + split["id"], patient=spelt).to_csv(run / "split.csv", index=False)
+
+
+def test_new_images_of_patients_that_trained_a_model_are_told(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    (tmp_path / "b").mkdir()
+    other, _ = a_training(tmp_path / "b")
+    given = ["--dataset", "folder", "--set", r"data.options={patient_pattern: '(\d+)$'}", "--split", "all"]
+    assert "of patients" not in judge(run, data, *given).stderr  # all of them are images of the training
+    renamed(other, patients="{}.0")
+    (other / "split.csv").rename(run / "split.csv")
+    assert "warning: 16 images are of patients, by their ids, whose other images trained the model or chose" in (
+        judge(run, data, *given).stderr
+    )
+    (run / "split.csv").rename(other / "split.csv")
+    done = judge(run, data, *given, "--compare", other)
+    assert f"warning: 16 images are of patients, by their ids, whose other images trained --compare {other} or" in (
+        done.stderr
+    )
+    assert "whose other images trained the model" not in done.stderr
+
+
+def test_a_split_without_patients_is_taken_by_its_images(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    pd.read_csv(run / "split.csv").drop(columns="patient").to_csv(run / "split.csv", index=False)
+    assert "of patients" not in judge(run, data).stderr
+    pd.read_csv(run / "split.csv").drop(columns="part").to_csv(run / "split.csv", index=False)
+    with pytest.raises(ConfigError, match=r"split.csv: cannot be read as a split \(no column part\)"):
+        judge(run, data)
 
 
 def test_a_checkpoint_that_trained_on_these_images_is_not_compared(tmp_path) -> None:

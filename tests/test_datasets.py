@@ -228,6 +228,15 @@ def test_the_lists_of_chest_xray14_are_its_official_parts(tmp_path: Path) -> Non
     assert official is not None and official.tolist() == ["train", "train", "test"]
 
 
+def test_an_unknown_word_of_a_column_of_parts_is_kept(tmp_path: Path) -> None:
+    name, _ = make_ham(tmp_path)
+    table = tmp_path / "HAM10000_metadata.csv"
+    cells = ["split", "Training ", "Holdout", ""]
+    table.write_text("".join(f"{row},{c}\n" for row, c in zip(table.read_text().splitlines(), cells, strict=True)))
+    official = open_dataset(name, tmp_path).official
+    assert official is not None and official.tolist() == ["train", "Holdout", ""]
+
+
 def test_chosen_classes_come_in_the_order_asked_for(tmp_path: Path) -> None:
     images = opened(make_nih, tmp_path, classes=["Effusion", "cardiomegaly"])
     assert images.class_names == ("Effusion", "Cardiomegaly")

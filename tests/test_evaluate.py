@@ -85,6 +85,34 @@ def test_a_share_of_exactly_one_has_wilsons_interval_as_its_own() -> None:
     assert found["f1"].low == pytest.approx(2 * low / (1 + low)) and found["f1"].high == 1.0
 
 
+def test_what_is_perfect_has_an_interval_by_formula_or_none() -> None:
+    labels = np.eye(2)[np.arange(24) % 2]
+    probs = np.where(labels == 1, 0.6, 0.3) + np.arange(24)[:, None] / 2400
+    right = evaluate(labels, probs, class_names="ab", exclusive=True, rounds=50)
+    for label in right.labels:
+        assert label.figures["auroc"] == label.by_formula["auroc"] == Estimate(1.0, *wilson(12, 12, 0.95))
+        assert str(label.figures["average_precision"]) == str(Estimate(1.0))
+    assert right.whole["accuracy"] == Estimate(1.0, *wilson(24, 24, 0.95))
+    for found in (right.mean["auroc"], right.mean["average_precision"], right.whole["balanced_accuracy"]):
+        assert str(found) == str(Estimate(1.0))  # NaN is not equal to itself
+    wrong = evaluate(labels, 1 - probs, class_names="ab", exclusive=True, rounds=50)
+    assert wrong.labels[0].figures["auroc"] == Estimate(0.0, *wilson(0, 12, 0.95))
+    assert wrong.whole["accuracy"] == Estimate(0.0, *wilson(0, 24, 0.95))
+
+
+def test_perfect_grades_have_a_kappa_without_an_interval() -> None:
+    labels = (np.arange(24)[:, None] % 3 >= [1, 2]) * 1.0
+    found = evaluate(labels, labels * 0.8 + 0.1, class_names="ab", ordinal=True, rounds=50).whole
+    assert str(found["quadratic_kappa"]) == str(Estimate(1.0)) and found["accuracy"].low < 1
+
+
+def test_the_mean_of_one_label_is_that_label() -> None:
+    labels = np.array([[1.0]] * 8 + [[0.0]] * 8)
+    found = evaluate(labels, labels, class_names=["x"], rounds=20)
+    assert found.mean["auroc"] == found.labels[0].figures["auroc"] == Estimate(1.0, *wilson(8, 8, 0.95))
+    assert found.mean["f1"] == found.labels[0].figures["f1"]
+
+
 def test_one_class_only_is_not_defined_named_and_left_out_of_the_mean() -> None:
     labels, probs, patients = some_answers()
     labels[:, 1] = 0

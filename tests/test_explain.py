@@ -222,6 +222,21 @@ def test_an_unreadable_image_is_told_and_the_others_are_explained(call: Call, ru
     assert call("--checkpoint", run, tmp_path / "bad.png")[0] == 1
 
 
+def test_a_folder_in_place_of_an_image_is_told(call: Call, run: Path, tmp_path: Path) -> None:
+    code, said = call("--checkpoint", run, run)
+    assert code == 1 and "run: a folder, not an image; give the images in it" in said
+
+
+def test_an_image_that_is_cropped_is_explained_without_a_warning(call: Call, run: Path, tmp_path: Path) -> None:
+    save_checkpoint(replace(load_checkpoint(run), fit="crop"), run)
+    Image.new("RGB", (90, 70), (120, 40, 90)).save(tmp_path / "wide.png")  # reduced by Pillow: its pixels are read-only
+    torch.set_warn_always(True)  # else once a process
+    try:
+        assert call("--checkpoint", run, tmp_path / "wide.png")[0] == 0
+    finally:
+        torch.set_warn_always(False)
+
+
 def test_what_cannot_be_asked_is_a_usage_error(call: Call, run: Path, tmp_path: Path) -> None:
     image = tmp_path / "a.png"
     code, said = call("--checkpoint", run, image, "--class", "Hernia")

@@ -1,7 +1,10 @@
 """Images of every kind come out as 8-bit RGB, upright, unclipped; bad ones are named."""
 
+import struct
+import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -63,6 +66,43 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, suffix: str) -> Non
 def test_twelve_bits_in_a_file_of_sixteen_fill_the_range(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 2048, 4095]], np.uint16)).save(tmp_path / "a.png")
     assert grey_of(tmp_path / "a.png").tolist() == [[0, 128, 255]]  # 2048 / 4095 x 255 = 127.53
+
+
+def write_deep_png(path: Path, values: np.ndarray, **more: object) -> Path:
+    """A PNG of 16 bits with 2 to 4 channels (H, W, C) uint16, `more` as Pillow saves it (exif)."""
+    path.write_bytes(imagecodecs.png_encode(values))
+    if more:  # Pillow writes no such PNG: its chunk goes behind IHDR
+        exif = more["exif"].tobytes().removeprefix(b"Exif\0\0")  # type: ignore[attr-defined]
+        chunk = b"eXIf" + exif
+        whole = struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        path.write_bytes(path.read_bytes()[:33] + whole + path.read_bytes()[33:])
+    return path
+
+
+@pytest.mark.parametrize("top", [4095, 65535])
+def test_sixteen_bit_colours_of_a_png_are_scaled_as_those_of_a_tiff(tmp_path: Path, top: int) -> None:
+    colours = np.rint(COLOURS / 255.0 * top).astype(np.uint16)
+    np.testing.assert_array_equal(read_image(write_deep_png(tmp_path / "a.png", colours)), COLOURS)
+    opaque = np.full_like(colours[..., :1], 65535)
+    for channels, expected in ((colours, COLOURS), (colours[..., :1], np.repeat(COLOURS[..., :1], 3, axis=2))):
+        png = write_deep_png(tmp_path / "b.png", np.concatenate([channels, opaque], axis=2))
+        np.testing.assert_array_equal(read_image(png), expected)
+
+
+def test_transparent_parts_of_a_deep_png_become_white_and_it_is_set_upright(tmp_path: Path) -> None:
+    values = np.array([[[0, 0, 0, 65535], [65535, 0, 0, 0]]], np.uint16)
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by 90 degrees
+    assert read_image(write_deep_png(tmp_path / "a.png", values)).tolist() == [[[0] * 3, [255] * 3]]
+    assert read_image(write_deep_png(tmp_path / "b.png", values, exif=exif)).tolist() == [[[0] * 3], [[255] * 3]]
+
+
+def test_a_deep_png_cut_short_is_named(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 65536, (64, 64, 3), np.uint16)
+    path = write_deep_png(tmp_path / "a.png", noise)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(SlideError, match=r"a.png: no image that can be read"):
+        read_image(path)
 
 
 def test_sixteen_bit_colours_of_a_tiff_keep_their_order(tmp_path: Path) -> None:

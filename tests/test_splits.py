@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.patients import one_spelling
 from wsi_pipeline.learn.splits import (
     folds_by_patient,
+    labels_digest,
     missing_classes,
     normalised,
     refuse_leakage,
@@ -44,6 +46,13 @@ def test_ways_of_writing_a_patient_are_one(patient: object) -> None:
 )
 def test_other_ids_stay_as_they_are_and_missing_ones_are_empty(patient: object, text: str) -> None:
     assert normalised(patient) == text
+
+
+def test_a_patient_is_spelt_as_at_first() -> None:
+    spelt = one_spelling(["007", " b", "7.0", "b ", 7, "8"])
+    assert spelt.tolist() == ["007", "b", "007", "b", "007", "8"]
+    with pytest.raises(ConfigError, match=r"patients: 1 are missing, in rows such as \[1\]"):
+        one_spelling(["a", None])
 
 
 def test_shared_patients_are_found_however_they_were_read() -> None:
@@ -154,7 +163,7 @@ def test_a_patient_in_two_parts_is_named() -> None:
 
 def test_identical_bytes_in_two_parts_are_named_by_their_images() -> None:
     hashes = ["aa", "bb", "aa", "", ""]
-    with pytest.raises(ConfigError, match=r"identical bytes x\.png, z\.png in test, train"):
+    with pytest.raises(ConfigError, match=r"identical pixels x\.png, z\.png in test, train"):
         refuse_leakage(["train"] * 2 + ["test"] * 3, "abcde", hashes, ["x.png", "y.png", "z.png", "u.png", "v.png"])
     refuse_leakage(["train", "train", "", "test", "train"], "abcde", hashes)
 
@@ -163,6 +172,13 @@ def test_a_long_list_of_leaks_is_cut_and_counted() -> None:
     with pytest.raises(ConfigError, match="leakage: 25 shared") as caught:
         refuse_leakage(["train"] * 25 + ["test"] * 25, [*range(25)] * 2)
     assert str(caught.value).count("patient") == 20 and "and 5 more" in str(caught.value)
+
+
+def test_the_digest_of_labels_follows_the_labels_and_not_the_rows() -> None:
+    digest = labels_digest(["a", "b"], [[1, 0], [np.nan, 1]])
+    assert digest == labels_digest(np.array(["b", "a"]), np.array([[np.nan, 1], [1, 0]], np.float32))
+    assert len({digest, labels_digest(["a", "b"], [[1, 0], [0, 1]]), labels_digest(["a", "b"], [[1, 0], [1, 1]])}) == 3
+    assert len(labels_digest([], np.zeros((0, 2)))) == 16
 
 
 def test_the_digest_follows_the_parts_and_not_the_rows() -> None:

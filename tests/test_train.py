@@ -141,6 +141,19 @@ def test_another_split_is_refused_on_resume(copy):
         trained(copy, images=bright_images(44), resume=True)
 
 
+def test_other_labels_are_refused_on_resume_where_the_state_knows_them(copy):
+    images = bright_images(40)
+    images = with_labels(images, np.where(np.arange(40)[:, None] == 4, 1 - images.labels, images.labels))
+    with pytest.raises(
+        ConfigError, match=r"--resume with other settings: labels of the images: were .*; set them back"
+    ):
+        trained(copy, images=images, resume=True)
+    state = json.loads((copy / "last" / "state.json").read_text())
+    del state["labels"]
+    (copy / "last" / "state.json").write_text(json.dumps(state))
+    trained(copy, images=images, resume=True)
+
+
 def test_a_folder_with_a_training_is_not_written_over(copy):
     with pytest.raises(ConfigError, match="--resume to go on with it, --overwrite"):
         trained(copy)
@@ -180,6 +193,26 @@ def test_a_training_starts_from_another_and_is_normalised_like_it(base, tmp_path
     tuned = trained(tmp_path / "tuned", f"model.weights={base}", "model.freeze=head", images=darker)
     assert tuned.mean == first.mean
     assert np.array_equal(tuned.state["features.conv0.weight"], first.state["features.conv0.weight"])
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth", "pt"])
+def test_weights_are_normalised_by_their_card_whatever_their_ending(base, tmp_path, ending):
+    first = load_checkpoint(base)
+    state = {name: torch.tensor(array) for name, array in first.state.items()}
+    weights = tmp_path / f"weights.{ending}"
+    save_file(state, weights) if ending == "safetensors" else torch.save(state, weights)
+    alone = trained(tmp_path / "alone", f"model.weights={weights}", "model.freeze=head", "stop.epochs=1")
+    assert alone.mean == (0.485, 0.456, 0.406) and alone.std == (0.229, 0.224, 0.225)
+    shutil.copy(base / "card.json", tmp_path / "weights.json")
+    tuned = trained(tmp_path / "tuned", f"model.weights={weights}", "model.freeze=head", "stop.epochs=1")
+    assert (tuned.mean, tuned.std) == (first.mean, first.std)
+
+
+def test_weights_that_are_not_there_are_told_before_an_image_is_read(tmp_path):
+    heard = []
+    with pytest.raises(ModelError, match=r"none\.pth: no such model"):
+        trained(tmp_path / "run", "model.weights=none.pth", listen=lambda name, facts: heard.append(name))
+    assert "read" not in heard
 
 
 def test_weights_of_another_architecture_are_refused(base, tmp_path):
@@ -319,7 +352,9 @@ def test_real_lesions_train_for_an_epoch(real_data, tmp_path):
 
     skin = open_dataset("skin", real_data / "skin", labels="ham10000_224_labels.csv", images="ham10000_224")
     images, settings = thin(skin, 300), quick("data.px=64", "stop.epochs=1", "stop.metric=accuracy")
-    checkpoint = train(images, divide(images, settings.split), settings, tmp_path / "run")
+    checkpoint = train(
+        images, divide(images, settings.split, px=settings.data.px, fit=settings.data.fit), settings, tmp_path / "run"
+    )
     assert len(checkpoint.class_names) == 7 and checkpoint.kind == "skin"
 
 

@@ -42,8 +42,9 @@ def from_tables(given: dict[str, Any]) -> Judged:
     true = tables.read_labels(place, id_column=given["id_column"])
     frame = tables.pair(said, true, place=place, only_common=given["only_common"])
     ids = frame.index.to_numpy(str)
-    labels, probs = _labels_of(frame, said.class_names, given, place), tables.keep(said, ids)
-    warnings = tables.check_exclusive(labels, probs, ids) if given["exclusive"] else []
+    labels, warnings = _labels_of(frame, said.class_names, given, place)
+    probs = tables.keep(said, ids)
+    warnings += tables.check_exclusive(labels, probs, ids) if given["exclusive"] else []
     if left := len(said.ids) - len(ids):
         warnings.append(f"{left:,} predictions have no label and are left out (--only-common).")
     if left := len(true) - len(ids):
@@ -89,10 +90,13 @@ def read_predictions(path: str, given: dict[str, Any], classes: str | None) -> t
     return tables.read_predictions(path, id_column=given["id_column"], class_names=names, leave=leave, scale=scale)
 
 
-def _labels_of(frame: pd.DataFrame, names: tuple[str, ...], given: dict[str, Any], place: str) -> np.ndarray:
+def _labels_of(
+    frame: pd.DataFrame, names: tuple[str, ...], given: dict[str, Any], place: str
+) -> tuple[np.ndarray, list[str]]:
+    """Labels (N, C), and what must be said of them."""
     column = given["label_column"]
     if column is None:
-        return tables.labels_of(frame, names, place=place)
+        return tables.labels_of(frame, names, place=place), []
     if given["ordinal"]:
-        return tables.labels_of_grades(frame, len(names), column, place=place)
+        return tables.labels_of_grades(frame, len(names), column, place=place), []
     return tables.labels_in_words(frame, names, column, place=place)

@@ -17,6 +17,7 @@ from wsi_pipeline.learn.datasets import open_dataset
 from wsi_pipeline.learn.folder import SETTINGS, SPLIT
 from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.learn.parts import PARTS
+from wsi_pipeline.learn.patients import normalised, one_spelling
 from wsi_pipeline.learn.predict import calibrated, predict_logits
 from wsi_pipeline.learn.probabilities import probabilities
 from wsi_pipeline.learn.settings import load_settings
@@ -35,6 +36,7 @@ def from_checkpoint(given: dict[str, Any]) -> Judged:
     images = open_dataset(settings.data.dataset, Path(given["data"]), **settings.data.options)
     parts = read_parts(folder / SPLIT, images) if trained else _official(images)
     images, warnings = _chosen(images, parts, given["split"], seen=_seen(given["checkpoint"], images, parts))
+    warnings += _of_its_patients(given["checkpoint"], images, "the model")
     images = aligned(images, checkpoint)
     logits = logits_of(checkpoint, images, given)
     return Judged(
@@ -43,7 +45,7 @@ def from_checkpoint(given: dict[str, Any]) -> Judged:
             class_names=checkpoint.class_names,
             labels=images.labels,
             probs=calibrated(checkpoint, logits),
-            patients=images.patients,
+            patients=one_spelling(images.patients),
             raw=probabilities(logits, exclusive=checkpoint.exclusive),
             columns=images.columns,
             warnings=tuple(warnings),
@@ -57,8 +59,8 @@ def from_checkpoint(given: dict[str, Any]) -> Judged:
     )
 
 
-def probs_of_checkpoint(where: str, judged: Judged, given: dict[str, Any]) -> np.ndarray:
-    """Another checkpoint's probabilities (N, C) for the same images.
+def probs_of_checkpoint(where: str, judged: Judged, given: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
+    """Another checkpoint's probabilities (N, C) for the same images, and what must be said of it.
 
     Raises ConfigError where it was trained on some of them, ModelError where its classes are others.
     """
@@ -72,7 +74,8 @@ def probs_of_checkpoint(where: str, judged: Judged, given: dict[str, Any]) -> np
             raise ConfigError(f"--compare {where}: {len(seen)} of these images were in its training, the first is "
                               f"{str(seen[0])!r}; train both with the same split.seed")  # fmt: skip
     order = [checkpoint.class_names.index(name) for name in _same_classes(judged.answers.class_names, checkpoint)]
-    return calibrated(checkpoint, logits_of(checkpoint, judged.images, given))[:, order]
+    probs = calibrated(checkpoint, logits_of(checkpoint, judged.images, given))[:, order]
+    return probs, _of_its_patients(where, judged.images, f"--compare {where}")
 
 
 def logits_of(checkpoint: Checkpoint, images: LabelledImages, given: dict[str, Any]) -> np.ndarray:
@@ -105,11 +108,7 @@ def read_parts(path: Path, images: LabelledImages, *, whole: bool = True) -> np.
 
     Raises ConfigError where it cannot be read, or, with `whole`, where it names images that are not here.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        known = pd.Series(table["part"].to_numpy(), index=table["id"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: cannot be read as a split ({error}); take it from the training's folder") from None
+    known = _read_split(path)["part"]
     lacking = known.index[~known.index.isin(images.ids)]
     if whole and len(lacking):
         raise ConfigError(
@@ -117,6 +116,17 @@ def read_parts(path: Path, images: LabelledImages, *, whole: bool = True) -> np.
             f"give --data the folder that was trained on, or name another --dataset"
         )
     return known.reindex(images.ids).fillna("").to_numpy(str)
+
+
+def _read_split(path: Path) -> pd.DataFrame:
+    """A training's split.csv by id, with column part and mostly patient; ConfigError where it is none."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("id")
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: cannot be read as a split ({error}); take it from the training's folder") from None
+    if "part" not in table:
+        raise ConfigError(f"{path}: cannot be read as a split (no column part); take it from the training's folder")
+    return table
 
 
 def _official(images: LabelledImages) -> np.ndarray:
@@ -133,6 +143,24 @@ def _seen(where: str, images: LabelledImages, parts: np.ndarray) -> np.ndarray:
     """The part (N,) that each image had when the checkpoint was trained; without its split, that of `parts`."""
     split = _split_of(where)
     return read_parts(split, images, whole=False) if split.is_file() else parts
+
+
+def _of_its_patients(where: str, images: LabelledImages, model: str) -> list[str]:
+    """A line where a checkpoint was trained on other images of the same patients, going by their ids."""
+    path = _split_of(where)
+    split = _read_split(path) if path.is_file() else pd.DataFrame(columns=["patient", "part"])
+    if "patient" not in split:
+        return []
+    learned = split[split["part"].isin(PARTS[:2])]
+    known = {normalised(patient) for patient in learned["patient"]} - {""}
+    mine = np.array([normalised(patient) in known for patient in images.patients], dtype=bool)
+    count = int((mine & ~pd.Index(images.ids).isin(learned.index)).sum())
+    if not count:
+        return []
+    return [
+        f"{count:,} images are of patients, by their ids, whose other images trained {model} or chose its epoch, "
+        f"temperature and thresholds: its figures are better than on new patients."
+    ]
 
 
 def _chosen(

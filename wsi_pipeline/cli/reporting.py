@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from datetime import UTC, datetime
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from wsi_pipeline.cli.places import make_folder, one_place, refuse_file
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.compare import Comparison, compare
 from wsi_pipeline.learn.evaluate import evaluate
-from wsi_pipeline.learn.evaluation import Evaluation
+from wsi_pipeline.learn.evaluation import Estimate, Evaluation
 from wsi_pipeline.learn.mistakes import Mistake, thumbnail, worst_mistakes
 from wsi_pipeline.learn.page import Material, say, write_page
 from wsi_pipeline.learn.results import write_csv, write_json, write_predictions
@@ -48,7 +49,7 @@ def judge(judged: Judged, given: dict[str, Any]) -> tuple[Evaluation, np.ndarray
     thresholds = judged.thresholds
     if given["thresholds"]:
         thresholds = stated_thresholds(given["thresholds"], names)
-    other = _other(judged, given) if given["compare"] else None
+    other, more = _other(judged, given) if given["compare"] else (None, [])
     evaluation = evaluate(
         answers.labels,
         answers.probs,
@@ -62,7 +63,7 @@ def judge(judged: Judged, given: dict[str, Any]) -> tuple[Evaluation, np.ndarray
         prevalence=stated_prevalence(given["prevalence"], names),  # type: ignore[arg-type]
         **draw,
     )
-    evaluation = replace(evaluation, warnings=(*answers.warnings, *evaluation.warnings))
+    evaluation = replace(evaluation, warnings=(*answers.warnings, *more, *evaluation.warnings))
     if other is None:
         return evaluation, None, None
     words = "this model", Path(given["compare"]).name
@@ -111,23 +112,28 @@ def told(evaluation: Evaluation, comparison: Comparison | None) -> str:
     lines = [f"{counted}; AUROC with its {100 * evaluation.level:g} % interval, positive / negative images"]
     for label in evaluation.labels:
         area = label.figures["auroc"]
-        span = label.note or f"{say(area.value)} ({say(area.low)} to {say(area.high)})"
-        lines.append(f"  {label.name:{width}}  {span}  {label.positives:,} / {label.negatives:,}")
+        lines.append(f"  {label.name:{width}}  {label.note or _span(area)}  {label.positives:,} / {label.negatives:,}")
     if len(evaluation.labels) > 1:
-        mean = evaluation.mean["auroc"]
-        lines.append(f"  {'mean':{width}}  {say(mean.value)} ({say(mean.low)} to {say(mean.high)})")
+        lines.append(f"  {'mean':{width}}  {_span(evaluation.mean['auroc'])}")
     for name, found in evaluation.whole.items():
-        lines.append(f"{name.replace('_', ' ')}: {say(found.value)} ({say(found.low)} to {say(found.high)})")
+        lines.append(f"{name.replace('_', ' ')}: {_span(found)}")
     if comparison is not None:
         gain, other = comparison.mean.auroc, comparison.other
         lines.append(f"mean AUROC minus that of {other}: {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})")
     return "\n".join(lines)
 
 
-def _other(judged: Judged, given: dict[str, Any]) -> np.ndarray:
+def _span(found: Estimate) -> str:
+    return f"{say(found.value)} " + (
+        "(no interval)" if isnan(found.low) else f"({say(found.low)} to {say(found.high)})"
+    )
+
+
+def _other(judged: Judged, given: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
+    """The other model's probabilities (N, C), and what must be said of it."""
     where = str(given["compare"])
     if Path(where).suffix.lower() in TABLES:
-        return probs_of_table(where, judged, given)
+        return probs_of_table(where, judged, given), []
     from wsi_pipeline.cli.predicted import probs_of_checkpoint
 
     return probs_of_checkpoint(where, judged, given)

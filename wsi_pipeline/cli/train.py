@@ -37,7 +37,7 @@ def command(
     settings = load_settings(config_file or folder / SETTINGS, overrides)
     with joined(torch.device(pick_device(device))) as device_here:
         images = thin(open_dataset(settings.data.dataset, Path(data), **settings.data.options), settings.data.limit)
-        parts = divide(images, settings.split)
+        parts = divide(images, settings.split, px=settings.data.px, fit=settings.data.fit)
         if overwrite and rank() == 0:
             open_train_folder(folder, overwrite=True)
         wait()

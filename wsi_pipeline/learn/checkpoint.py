@@ -96,6 +96,22 @@ def load_checkpoint(where: str | Path) -> Checkpoint:
     return checkpoint
 
 
+def card_of(where: str | Path) -> Card | None:
+    """The card of a model or a file of weights, found as `load_checkpoint` does; None where there is none.
+
+    Raises ModelError where either cannot be read. Whether they go together is not looked at.
+    """
+    path = find_weights(where)
+    inside = read_weights(path)[1]
+    if inside is None and not _cards_beside(path):
+        return None
+    written = _read_card(path, inside)
+    try:
+        return parse_card({name: value for name, value in written.items() if name not in ("id", "use")})
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, half: bool = False) -> Checkpoint:
     """Write `model.safetensors` and `card.json`; each is complete or not there, other files are left alone.
 
@@ -169,7 +185,7 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
 
 def _read_card(path: Path, inside: str | None) -> dict[str, Any]:
     """The card that belongs to a weights file, as read."""
-    beside = [place for place in (path.with_suffix(".json"), path.with_name(CARD)) if place.is_file()]
+    beside = _cards_beside(path)
     source = beside[0] if beside else path
     if not beside and inside is None:
         raise ModelError(f"{path}: no card; put a {CARD} with arch, class_names, mpp and the rest beside it")
@@ -182,6 +198,10 @@ def _read_card(path: Path, inside: str | None) -> dict[str, Any]:
     if not isinstance(card, dict):
         raise ModelError(f"{source}: the card is no JSON object of fields")
     return card
+
+
+def _cards_beside(path: Path) -> list[Path]:
+    return [place for place in (path.with_suffix(".json"), path.with_name(CARD)) if place.is_file()]
 
 
 def _card_of(checkpoint: Checkpoint) -> Card:

@@ -13,7 +13,7 @@ import pandas as pd
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.evaluation import Confusion, Estimate, Evaluation, LabelResult, Subgroup
 from wsi_pipeline.learn.formulas import SHARES, counts_at, f1_by_formula, shares_by_formula
-from wsi_pipeline.learn.intervals import bootstrap_ranked, bootstrap_totals
+from wsi_pipeline.learn.intervals import bootstrap_ranked, bootstrap_totals, wilson
 from wsi_pipeline.learn.metrics import grade_of
 from wsi_pipeline.learn.subgroups import subgroups_of
 from wsi_pipeline.learn.sums import (
@@ -33,6 +33,7 @@ NO_PATIENTS = (
     "they are too narrow, by up to 40 %."
 )
 _BEFORE = ("brier", "ece")
+_ENDS = (0.0, 1.0)  # of a figure: all right or all wrong, as every draw from the sample is too
 Figures = dict[str, Estimate]
 
 
@@ -169,6 +170,8 @@ def _measured(
         _label(labels[:, c], probs[:, c], groups, plan=plan, c=c, figures=figures[c], before=before[c]) for c in classes
     )
     del figures[-1]["ppv_stated"]
+    if len(results) == 1:
+        figures[-1] = {name: results[0].figures[name] for name in figures[-1]}
     return results, figures[-1] | {f"{name}_before": found for name, found in before[-1].items()}
 
 
@@ -177,7 +180,7 @@ def _ranked(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray, plan: _Pl
     scores = np.where(np.isnan(probs), 0, probs)  # their labels are NaN
     found = bootstrap_ranked(labels, scores, groups, **plan.draw)  # type: ignore[arg-type]
     pairs = (found.auroc, found.mean_auroc), (found.average_precision, found.mean_average_precision)
-    return [[Estimate(*map(float, row)) for row in (*by_class, mean)] for by_class, mean in pairs]
+    return [[_estimate(*row) for row in (*by_class, mean)] for by_class, mean in pairs]
 
 
 def _summed(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray, plan: _Plan) -> list[list[Estimate]]:
@@ -212,8 +215,8 @@ def _label(
 ) -> LabelResult:
     counts = tp, fp, fn, tn = counts_at(labels, probs, plan.thresholds[c])
     by_formula = shares_by_formula(labels, probs, counts, level=plan.level)
-    certain = {name: by_formula[name] for name in SHARES if figures[name].value in (0.0, 1.0)}
-    if figures["f1"].value in (0.0, 1.0):
+    certain = {name: by_formula[name] for name in ("auroc", *SHARES) if figures[name].value in _ENDS}
+    if figures["f1"].value in _ENDS:
         certain["f1"] = f1_by_formula(tp, fp + fn, level=plan.level)
     stated = float(plan.prevalence[c])
     figures = {name: found for name, found in figures.items() if name != "ppv_stated" or not np.isnan(stated)}
@@ -261,11 +264,18 @@ def _called(
 def _of_calls(rows: np.ndarray, groups: np.ndarray, plan: _Plan) -> Figures:
     """The figures of CALLED, of the `confusion_rows` of images."""
     parts = bootstrap_totals(confusion_statistics, rows, groups, **plan.draw)  # type: ignore[arg-type]
-    return {name: _estimate(*row) for name, row in zip(CALLED, np.stack(parts, axis=-1), strict=True)}
+    found = {name: _estimate(*row) for name, row in zip(CALLED, np.stack(parts, axis=-1), strict=True)}
+    accuracy, images = found["accuracy"].value, len(rows)
+    if accuracy in _ENDS:
+        found["accuracy"] = Estimate(accuracy, *wilson(accuracy * images, images, plan.level))
+    return found
 
 
 def _estimate(value: float, low: float, high: float) -> Estimate:
-    return Estimate() if np.isnan(value) else Estimate(float(value), float(low), float(high))
+    """What a bootstrap came to; without an interval where no round moved a figure of exactly 0 or 1."""
+    if np.isnan(value) or (value in _ENDS and low == high):
+        return Estimate(float(value))
+    return Estimate(float(value), float(low), float(high))
 
 
 def _warnings(results: Sequence[LabelResult], groups: np.ndarray, *, by_patient: bool, lacking: int) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval; NaN where it is not defined."""
+    """A value with its interval; NaN where it is not defined: none of a figure of 0 or 1 that no draw can move."""
 
     value: float = nan
     low: float = nan
@@ -23,8 +23,8 @@ class LabelResult:
         positive_patients, negative_patients: patients with such an image.
         counts: true positive, false positive, false negative, true negative; positive is p >= threshold.
         figures: by name, with the interval of the bootstrap by patient: auroc, average_precision, sensitivity,
-            specificity, ppv, npv, f1, brier, ece, and ppv_stated where a prevalence was stated. A share of
-            exactly 0 or 1 has Wilson's interval, since hardly a round can move it.
+            specificity, ppv, npv, f1, brier, ece, and ppv_stated where a prevalence was stated. Of exactly 0 or 1,
+            which hardly a round can move, an AUROC and a share have the interval by formula, others none.
         by_formula: auroc (DeLong), sensitivity, specificity, ppv, npv (Wilson): images as independent.
         before: brier and ece before calibration, where the raw output is known.
         note: why figures are not defined, or empty.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import imagecodecs
 import numpy as np
 import pydicom
 import scipy.ndimage
@@ -31,7 +32,8 @@ _UNREADABLE = (  # what decoders raise for a damaged file
 _NO_CODE = tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE
 _MOST_PX = 2 * 89_478_485  # of what Pillow, too, refuses to open
 _MAY_BE_EMPTY = ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept")
-_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # TIFF tag 274 -> upright
+_ORIENTATION = 274  # tag of TIFF and EXIF
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # its value -> upright
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
     4: lambda image: image[::-1],
@@ -53,6 +55,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises SlideError, naming the file and what to do, where there is no image that can be read.
     """
     path = Path(path)
+    if path.is_dir():
+        raise SlideError(f"{shown(path)}: a folder, not an image; give the images in it")
     check_file(path)
     if _is_dicom(path):
         return _guarded(_read_dicom, path)
@@ -138,12 +142,22 @@ def _guarded(read: Callable[[Path], np.ndarray], path: Path) -> np.ndarray:
 
 def _read_pillow(path: Path) -> np.ndarray:
     with Image.open(path) as file:
+        if file.format == "PNG" and _is_deep(path):
+            turn = _TURNS.get(file.getexif().get(_ORIENTATION, 1), lambda image: image)
+            return _rgb(turn(imagecodecs.png_decode(path.read_bytes())), alpha=True)
         image = ImageOps.exif_transpose(file)
     if image.mode.startswith(("I", "F")):
         return _rgb(np.asarray(image), alpha=False)
     if image.has_transparency_data:
         return over_white(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))
+
+
+def _is_deep(path: Path) -> bool:
+    """Whether a PNG has 16 bits of colours, or of grey and alpha: of these Pillow keeps the upper 8."""
+    with path.open("rb") as file:
+        head = file.read(26)  # ends with IHDR's bit depth and colour type
+    return head[24] == 16 and head[25] in (2, 4, 6)
 
 
 def _read_tiff(path: Path) -> np.ndarray:
@@ -163,7 +177,7 @@ def _read_tiff(path: Path) -> np.ndarray:
             values = np.moveaxis(values, 0, -1)
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             values = np.iinfo(values.dtype).max - values
-        tag = page.tags.get(274)
+        tag = page.tags.get(_ORIENTATION)
         alpha = bool(page.extrasamples) and int(page.extrasamples[0]) != 0
     return _rgb(_TURNS.get(tag.value if tag else 1, lambda image: image)(values), alpha=alpha)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.batches import Squares
-from wsi_pipeline.learn.checkpoint import load_checkpoint
+from wsi_pipeline.learn.checkpoint import card_of
 from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.learn.parts import PARTS, pixel_hash
 from wsi_pipeline.learn.settings import TrainSettings
@@ -49,11 +49,12 @@ def gather_material(
     """Decode all images of a part in threads; `look(done, of)` is told how far it is.
 
     Raises ConfigError with the list when two parts share a patient or the same pixels, SlideError naming
-    the images that cannot be read.
+    the images that cannot be read, ModelError for weights to start from that cannot be.
     """
     if not len(images):
         raise ConfigError(f"{images.name}: no images; check --data and data.options")
     refuse_leakage(parts, images.patients, ids=images.ids)
+    known = _known_statistics(settings)
     taught = ~np.isnan(images.labels).all(axis=1)  # of the others nothing is learned: tiles across a border
     used = np.flatnonzero((parts == "test") | (np.isin(parts, PARTS) & taught))
     images, parts = images.subset(used), parts[used]
@@ -72,7 +73,7 @@ def gather_material(
     except ConfigError as error:
         hint = "where the split is ours, split.join_identical=true keeps such images together"
         raise ConfigError(f"{error}\n{hint}") from None
-    mean, std = _statistics(settings, moments)
+    mean, std = known or moments.result()
     return Material(images, squares, parts, {part: np.flatnonzero(parts == part) for part in PARTS}, mean, std)
 
 
@@ -94,15 +95,17 @@ class _Moments:
         return tuple(np.round(mean / 255, 4).tolist()), tuple(np.round(std / 255, 4).tolist())
 
 
-def _statistics(settings: TrainSettings, moments: _Moments) -> tuple[Values, Values]:
-    """What the input is normalised with: as the weights were trained where there are some, else of this training."""
+def _known_statistics(settings: TrainSettings) -> tuple[Values, Values] | None:
+    """Mean and std that the input is normalised with, as the weights were trained; None: those of this training.
+
+    Weights whose card says nothing, since there is none, are taken for some that began with ImageNet.
+    """
     how, weights = settings.data.normalise, settings.model.weights
-    if how == "imagenet" or (how == "auto" and (weights == "imagenet" or weights.endswith(".pth"))):
-        return _as_channels(IMAGENET_MEAN, settings), _as_channels(IMAGENET_STD, settings)
-    if how == "training" or weights == "none":
-        return moments.result()
-    checkpoint = load_checkpoint(weights)
-    return _as_channels(checkpoint.mean, settings), _as_channels(checkpoint.std, settings)
+    if how == "training" or (how == "auto" and weights == "none"):
+        return None
+    card = card_of(weights) if how == "auto" and weights != "imagenet" else None
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if card is None else (card.mean, card.std)
+    return _as_channels(mean, settings), _as_channels(std, settings)
 
 
 def _as_channels(values: Values, settings: TrainSettings) -> Values:

@@ -1,8 +1,6 @@
 """Parts: which images train, validate and test, from the data set, by patient or from a file; leaks stop the run."""
 
 import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,24 +10,30 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.batches import Squares
 from wsi_pipeline.learn.folder import replace_file
+from wsi_pipeline.learn.images import Fit
 from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.learn.patients import normalised_all
 from wsi_pipeline.learn.settings import SplitKnobs
 from wsi_pipeline.learn.splits import folds_by_patient, split_by_patient
 
 PARTS = ("train", "val", "test")
+_NAMED = 5  # unknown parts named in a message
 
 
-def divide(images: LabelledImages, knobs: SplitKnobs) -> np.ndarray:
+def divide(images: LabelledImages, knobs: SplitKnobs, *, px: int, fit: Fit) -> np.ndarray:
     """The part of each image, (N,) str of "train", "val", "test" or "" (unused).
 
     Official parts without a "val" give some of their training patients to it. With `join_identical`, patients
-    that share an image stay together where it is ours to choose. Raises ConfigError when the data set has no
-    parts, the file does not fit, or no image would train or validate.
+    that share an image, as a square of `px` by `fit`, stay together where it is ours to choose. Raises ConfigError
+    when the data set has no parts, or some of another name beside them, the file does not fit, or no image would
+    train or validate.
     """
+    if knobs.how in ("auto", "official") and knobs.folds is None:
+        _refuse_other_words(images)
     if knobs.join_identical:
-        images = joined_by_pixels(images)
+        images = joined_by_pixels(images, px, fit)
     if knobs.how == "file":
         parts = _from_file(images, Path(str(knobs.file)))
     elif knobs.folds is not None:
@@ -52,10 +56,17 @@ def thin(images: LabelledImages, limit: int | None) -> LabelledImages:
     return images.subset(np.linspace(0, len(images) - 1, limit).round().astype(np.intp))
 
 
-def joined_by_pixels(images: LabelledImages) -> LabelledImages:
-    """The images, with patients who share an image of the same pixels as one; named after the first of them."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        hashes = list(pool.map(lambda row: pixel_hash(images.image(row)), range(len(images))))
+def joined_by_pixels(images: LabelledImages, px: int, fit: Fit) -> LabelledImages:
+    """The images, with patients who share an image of the same square as one; named after the first of them.
+
+    Raises SlideError naming the images that cannot be read.
+    """
+    hashes = np.empty(len(images), dtype="<U16")
+
+    def look(row: int, pixels: np.ndarray) -> None:
+        hashes[row] = pixel_hash(pixels)
+
+    Squares(images, px, fit, cache_gib=0).read_all(look)
     patients, of_row = np.unique(normalised_all(images.patients), return_inverse=True)
     kinds, pixels = np.unique(hashes, return_inverse=True)
     size = len(patients) + len(kinds)
@@ -78,6 +89,21 @@ def write_split(images: LabelledImages, parts: np.ndarray, path: Path) -> None:
 
 def _has(images: LabelledImages, *parts: str) -> bool:
     return images.official is not None and all((images.official == part).any() for part in parts)
+
+
+def _refuse_other_words(images: LabelledImages) -> None:
+    """ConfigError where the data set names parts, and others beside them: these would be trained on, or lost."""
+    words = pd.Series([] if images.official is None else images.official, dtype=object)
+    known = words.isin(PARTS)
+    others = words[~known & (words != "")].value_counts()
+    if known.any() and len(others):
+        named = ", ".join(f"{word!r} ({count:,})" for word, count in others.head(_NAMED).items())
+        more = f" and {len(others) - _NAMED} more words" if len(others) > _NAMED else ""
+        beside = ", ".join(part for part in PARTS if (words == part).any())
+        raise ConfigError(
+            f"{images.name}: its column of parts says {named}{more} beside {beside}; "
+            f"write train, val or test there or leave it empty, or use split.how=patient"
+        )
 
 
 def _official(images: LabelledImages, knobs: SplitKnobs) -> np.ndarray:

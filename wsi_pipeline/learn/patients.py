@@ -26,6 +26,16 @@ def shared_patients(a: Iterable[object], b: Iterable[object]) -> list[str]:
     return sorted({normalised(one) for one in a} & {normalised(one) for one in b} - {""})
 
 
+def one_spelling(patients: Iterable[object]) -> np.ndarray:
+    """(N,) str of N ids, those of one patient all as the first of them is spelt, without spaces around it.
+
+    ConfigError names the rows of missing ones.
+    """
+    given = list(patients)
+    _, first, of_row = np.unique(normalised_all(given), return_index=True, return_inverse=True)
+    return np.array([str(one).strip() for one in given], dtype=str)[first][of_row]
+
+
 def normalised_all(patients: Iterable[object]) -> np.ndarray:
     """(N,) str of N ids; ConfigError names the rows of missing ones."""
     ids = np.array([normalised(one) for one in patients], dtype=str)

@@ -80,7 +80,8 @@ def calibrated(checkpoint: Checkpoint, logits: np.ndarray) -> np.ndarray:
 
 def to_input(pixels: np.ndarray, checkpoint: Checkpoint, device: torch.device) -> Tensor:
     """Squares (B, px, px, 3) uint8 RGB -> the network's input (B, channels, px, px) float32; grey is the mean."""
-    planes = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float() / 255
+    writable = np.require(pixels, requirements=["C", "W"])  # torch warns of others; Pillow's are read-only
+    planes = torch.from_numpy(writable).to(device).permute(0, 3, 1, 2).float() / 255
     if checkpoint.in_channels == 1:
         planes = planes.mean(dim=1, keepdim=True)
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (checkpoint.mean, checkpoint.std))

@@ -27,7 +27,9 @@ class DataKnobs(Section):
     fit: Literal["pad", "crop", "circle"] = knob("pad", "how an image comes to a square; circle for retinas")
     augment: bool = knob(True, "vary the training images, as their kind allows without changing a label")
     normalise: Literal["auto", "training", "imagenet"] = knob(
-        "auto", "mean and std of the training images or of ImageNet; auto: those the weights were trained with"
+        "auto",
+        "mean and std of the training images or of ImageNet; auto: those the weights were trained with, by their card; "
+        "ImageNet's where a file of weights has none",
     )
     limit: int | None = knob(None, "only so many images, spread over all of them; for a trial", unit="images", ge=8)
     cache_gib: float = knob(4.0, "decoded images are kept in memory up to this size", unit="GiB", ge=0)
@@ -45,7 +47,7 @@ class SplitKnobs(Section):
     fold: int = knob(0, "which of the folds is the test part", ge=0)
     seed: int = knob(0, "of the split", ge=0)
     join_identical: bool = knob(
-        False, "images of the same pixels count as one patient when we split; reads every image once more before"
+        False, "images of the same square count as one patient when we split; reads every image once more before"
     )
 
 

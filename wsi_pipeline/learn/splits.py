@@ -12,6 +12,7 @@ from wsi_pipeline.learn.stratify import deal
 
 __all__ = [
     "folds_by_patient",
+    "labels_digest",
     "missing_classes",
     "normalised",
     "refuse_leakage",
@@ -58,16 +59,16 @@ def folds_by_patient(labels: ArrayLike, patients: Iterable[object], *, folds: in
 def refuse_leakage(
     parts: ArrayLike, patients: Iterable[object], hashes: ArrayLike | None = None, ids: ArrayLike | None = None
 ) -> None:
-    """Raises ConfigError, with the list, when two parts share a patient (lesion, slide) or identical bytes.
+    """Raises ConfigError, with the list, when two parts share a patient (lesion, slide) or identical pixels.
 
-    parts: (N,) str, "" for images in none. hashes: (N,) of the images' bytes, "" where unknown. ids: (N,) what
+    parts: (N,) str, "" for images in none. hashes: (N,) of the images' pixels, "" where unknown. ids: (N,) what
     the message calls the images.
     """
     of_row = np.asarray(parts, dtype=str)
     lines = _spread(of_row, normalised_all(patients), "patient", None)
     if hashes is not None:
         called = np.arange(len(of_row)) if ids is None else np.asarray(ids)
-        lines += _spread(of_row, np.asarray(hashes, dtype=str), "identical bytes", called.astype(str))
+        lines += _spread(of_row, np.asarray(hashes, dtype=str), "identical pixels", called.astype(str))
     if lines:
         more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
         text = "\n  ".join(lines[:_LISTED] + more)
@@ -78,6 +79,14 @@ def split_digest(ids: ArrayLike, parts: ArrayLike) -> str:
     """16 hex digits of which image is in which part, whatever the order of rows."""
     pairs = sorted(zip(np.asarray(ids).astype(str), np.asarray(parts).astype(str), strict=True))
     return hashlib.sha256("\n".join(f"{one}\t{part}" for one, part in pairs).encode()).hexdigest()[:16]
+
+
+def labels_digest(ids: ArrayLike, labels: ArrayLike) -> str:
+    """16 hex digits of which image has which labels (N, C) of 0, 1, NaN, whatever the order of rows."""
+    order = np.argsort(np.asarray(ids).astype(str))
+    signs = np.nan_to_num(np.asarray(labels, dtype=np.float64)[order], nan=-1).astype(np.int8)
+    names = "\n".join(np.asarray(ids).astype(str)[order])
+    return hashlib.sha256(names.encode() + signs.tobytes()).hexdigest()[:16]
 
 
 def missing_classes(labels: ArrayLike, parts: ArrayLike, class_names: Sequence[str]) -> list[str]:

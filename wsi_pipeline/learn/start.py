@@ -23,7 +23,7 @@ from wsi_pipeline.learn.network import check_blocks, frozen_at, make_average, ma
 from wsi_pipeline.learn.objective import Objective, make_objective
 from wsi_pipeline.learn.resume import Saved, Weights, restore, save_state
 from wsi_pipeline.learn.settings import TrainSettings, as_json, changed_knobs
-from wsi_pipeline.learn.splits import missing_classes, split_digest
+from wsi_pipeline.learn.splits import labels_digest, missing_classes, split_digest
 from wsi_pipeline.learn.thresholds import choose_thresholds
 from wsi_pipeline.learn.transfer import freeze
 
@@ -52,6 +52,7 @@ class Training:
     device: torch.device
     material: Material
     digest: str  # of which image is in which part
+    labels: str  # digest of which image has which labels
     objective: Objective
     model: nn.Module
     average: nn.Module | None
@@ -76,13 +77,13 @@ def start(
 ) -> Training:  # fmt: skip
     """A training at its first epoch, or where `saved` left it.
 
-    Raises ConfigError for settings that changed since, leaks, classes that cannot be trained, a metric that the
-    validation part cannot give, and for what is used only later: blocks to thaw, and the choice of thresholds.
+    Raises ConfigError for settings, parts and labels that changed since, leaks, classes that cannot be trained, a
+    metric that validation cannot give, and for what is used only later: blocks to thaw, the choice of thresholds.
     """
     _check_ahead(settings)
-    digest = split_digest(images.ids, parts)
+    digest, labels = split_digest(images.ids, parts), labels_digest(images.ids, images.labels)
     if saved is not None:
-        _refuse_changes(saved, digest, images, settings)
+        _refuse_changes(saved, digest, labels, images, settings)
     _seed(settings.run.seed)
     material = gather_material(images, parts, settings, lambda done, of: listen("read", {"done": done, "of": of}))
     _check_metric(material.part("val"), settings.stop.metric)
@@ -99,7 +100,7 @@ def start(
     if saved is not None:
         restore(saved, model=model, ema=average, optimiser=optimiser, scaler=scaler)
     return Training(
-        settings, device, material, digest, objective, model, average, optimiser, scaler, amp,
+        settings, device, material, digest, labels, objective, model, average, optimiser, scaler, amp,
         spread=ranks.spread(model, device),
         frozen=frozen,
         best=saved.tensors["best"] if saved else {},
@@ -133,6 +134,7 @@ def keep(training: Training, folder: Path) -> None:
             "settings": as_json(training.settings),
             "classes": list(training.material.images.class_names),
             "split": training.digest,
+            "labels": training.labels,
             "progress": vars(training.progress),
             "history": training.rows,
         },
@@ -201,12 +203,14 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _refuse_changes(saved: Saved, digest: str, images: LabelledImages, settings: TrainSettings) -> None:
+def _refuse_changes(saved: Saved, digest: str, labels: str, images: LabelledImages, settings: TrainSettings) -> None:
     lines = changed_knobs(saved.facts["settings"], settings)
     if saved.facts["classes"] != list(images.class_names):
         lines.append(f"classes: were {saved.facts['classes']}, are {list(images.class_names)}")
     if saved.facts["split"] != digest:
         lines.append(f"images and their parts: were {saved.facts['split']}, are {digest}")
+    elif saved.facts.get("labels", labels) != labels:  # older states have none
+        lines.append(f"labels of the images: were {saved.facts['labels']}, are {labels}")
     if lines:
         raise ConfigError(f"--resume with other settings: {'; '.join(lines)}; set them back, or train anew elsewhere")
 

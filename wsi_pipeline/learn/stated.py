@@ -61,7 +61,9 @@ def _of_json(found: Any) -> dict[str, float]:
 
 
 def _of_csv(path: Path) -> dict[str, float]:
-    table = pd.read_csv(path, dtype={"label": str}, encoding="utf-8-sig").dropna(subset=["threshold"])
+    table = pd.read_csv(
+        path, dtype={"label": str}, encoding="utf-8-sig", keep_default_na=False, na_values={"threshold": [""]}
+    ).dropna(subset=["threshold"])
     return dict(zip(table["label"], table["threshold"].astype(float), strict=True))
 
 

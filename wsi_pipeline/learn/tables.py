@@ -1,6 +1,7 @@
 """Answers, what evaluation works on, from a table of predictions and a table of labels; bad rows are named."""
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,12 @@ import pandas as pd
 from scipy.special import expit, softmax
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.patients import one_spelling
 
 Scale = Literal["probabilities", "logits", "softmax"]
 _EMPTY = ("", "nan", "NaN", "NA", "N/A", "null", "None")  # what tables write where nothing is known
+_NO_CLASS = ("", "no finding")  # words, in lower case, that say so
+_NAMED = 5  # other words named in a warning
 _SUM_OFF = 0.02  # how far the probabilities of exclusive classes may be from adding up to 1
 
 
@@ -92,22 +96,35 @@ def labels_of(frame: pd.DataFrame, names: Sequence[str], *, place: str) -> np.nd
     return labels.astype(np.float32)
 
 
-def labels_in_words(frame: pd.DataFrame, names: Sequence[str], column: str, *, place: str) -> np.ndarray:
-    """Labels (N, C) of one column of class names, several parted by |; an image of no class is 0 for all.
+def labels_in_words(
+    frame: pd.DataFrame, names: Sequence[str], column: str, *, place: str
+) -> tuple[np.ndarray, list[str]]:
+    """Labels (N, C) of one column of class names in any case, several parted by |, and a warning of other words.
 
-    Words that are no class count as absent of all classes, such as "No Finding"; ConfigError when no word
-    of the whole column is one. An empty cell is unknown for all.
+    These count as absent of all classes, as "No Finding" does; ConfigError when no word of the whole column is
+    a class. An image of no class is 0 for all; an empty cell is unknown for all.
     """
-    words = frame[find_column(frame, column, place)]
-    split = [{word.strip() for word in cell.split("|")} for cell in words]
+    words = frame[find_column(frame, column, place)].str.strip()
+    unknown = (words.isin(_EMPTY) & ~words.isin(names)).to_numpy()
+    spelt = {name.casefold(): name for name in names}
+    split = [
+        {word if word in names else spelt.get(word.casefold(), word) for word in map(str.strip, cell.split("|"))}
+        for cell in words
+    ]
     labels = np.array([[float(name in said) for name in names] for said in split], dtype=np.float32)
-    labels[words.isin(_EMPTY).to_numpy()] = np.nan
+    labels[unknown] = np.nan
     if not np.nansum(labels):
         raise ConfigError(
             f"{place}: no word of column {column!r} is a class; it says {', '.join(sorted(set(words))[:5])}, "
             f"the classes are {', '.join(names)}"
         )
-    return labels
+    said = Counter(word for row in np.flatnonzero(~unknown) for word in split[row])
+    others = sorted((-count, word) for word, count in said.items() if word.casefold() not in (*spelt, *_NO_CLASS))
+    if not others:
+        return labels, []
+    listed = ", ".join(f"{word!r} ({-count:,})" for count, word in others[:_NAMED])
+    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    return labels, [f"Words of column {column!r} that are no class count as absent: {listed}{more}."]
 
 
 def labels_of_grades(frame: pd.DataFrame, classes: int, column: str, *, place: str) -> np.ndarray:
@@ -148,14 +165,14 @@ def keep(predictions: Predictions, ids: np.ndarray) -> np.ndarray:
 
 
 def patients_of(frame: pd.DataFrame, column: str | None, *, place: str) -> np.ndarray | None:
-    """The patient (N,) str of each row; None without a column. ConfigError where a row has none."""
+    """The patient (N,) str of each row, in one spelling; None without a column. ConfigError where a row has none."""
     if column is None:
         return None
-    patients = frame[find_column(frame, column, place)]
+    patients = frame[find_column(frame, column, place)].str.strip()
     lacking = patients.isin(_EMPTY)
     if lacking.any():
         raise ConfigError(f"{place}: {_some(frame.index[lacking], f'without {column}')}; fill it in for every image")
-    return patients.to_numpy(str)
+    return one_spelling(patients)
 
 
 def check_exclusive(labels: np.ndarray, probs: np.ndarray, ids: np.ndarray) -> list[str]:

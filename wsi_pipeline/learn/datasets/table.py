@@ -164,8 +164,8 @@ def replace_parts(table: Table, part: str) -> Table:
 
 
 def part_names(values: Iterable[str]) -> np.ndarray:
-    """What a data set calls its parts -> (N,) str "train", "val", "test", or "" for another."""
-    return np.array([PARTS.get(value.strip().lower(), "") for value in values], dtype="<U5")
+    """What a data set calls its parts -> (N,) str "train", "val", "test", or its own word for another."""
+    return np.array([PARTS.get(value.strip().lower(), value.strip()) for value in values], dtype=str)
 
 
 def official_parts(table: Table, names: Names) -> np.ndarray | None:
