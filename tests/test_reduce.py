@@ -53,7 +53,7 @@ def test_a_box_equals_the_reduction_of_the_whole_but_for_its_rim(
     found = reduce_box(reading(pixels), (*place, width, height), (40, 36)).astype(int)
     box = (*place, place[0] + width, place[1] + height)
     whole = np.asarray(Image.fromarray(pixels).resize((40, 36), Image.Resampling.LANCZOS, box=box)).astype(int)
-    assert np.abs(found - whole)[4:-4, 4:-4].max() <= 1
+    assert np.abs(found - whole)[4:-4, 4:-4].max() <= 2  # Pillow rounds twice, first across, then down
     assert np.abs(found - whole).mean() < 2
 
 
