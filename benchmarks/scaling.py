@@ -19,7 +19,7 @@ import psutil
 from benchmarks.loopback import Loopback, loopback
 from benchmarks.timing import Benchmark, Result, arguments, finish
 from wsi_pipeline.config import load_config
-from wsi_pipeline.pipeline.folder import open_run_folder
+from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.schedulers import open_cluster
 from wsi_pipeline.slide.cohort import SlideEntry

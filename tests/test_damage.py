@@ -13,8 +13,9 @@ from test_pipeline import GONE, DarkIsCancer, hashes, knobs, ran
 
 from wsi_pipeline.config import Config
 from wsi_pipeline.maps.result import SlideResult
+from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.damage import missed_tiles
-from wsi_pipeline.pipeline.folder import RunFolder, open_run_folder
+from wsi_pipeline.pipeline.folder import RunFolder
 from wsi_pipeline.scores.store import Scores, write_scores
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide

@@ -13,7 +13,8 @@ from map_samples import a_result
 from wsi_pipeline.cli import job
 from wsi_pipeline.config import load_config
 from wsi_pipeline.maps.result import SlideResult, without_result
-from wsi_pipeline.pipeline.folder import RunFolder, open_run_folder
+from wsi_pipeline.pipeline.begin import open_run_folder
+from wsi_pipeline.pipeline.folder import RunFolder
 from wsi_pipeline.pipeline.work import Stage
 from wsi_pipeline.slide.cohort import SlideEntry
 

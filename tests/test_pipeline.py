@@ -22,8 +22,9 @@ from wsi_pipeline.cli.progress import Shown
 from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ConfigError, StoreError, WorkersGoneError
 from wsi_pipeline.maps.result import SlideResult, without_result
+from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.claims import Claims, open_claims
-from wsi_pipeline.pipeline.folder import RunFolder, open_run_folder
+from wsi_pipeline.pipeline.folder import RunFolder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
 from wsi_pipeline.slide.cohort import SlideEntry

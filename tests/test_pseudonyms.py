@@ -11,7 +11,7 @@ import pytest
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.pipeline import pseudonyms
-from wsi_pipeline.pipeline.folder import open_run_folder
+from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.pseudonyms import COLUMNS, behind_link, pseudonymise
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.slide.cohort import SlideEntry

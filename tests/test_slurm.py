@@ -9,7 +9,7 @@ import pytest
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ClusterError, ConfigError
-from wsi_pipeline.pipeline.folder import open_run_folder
+from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.lanes import Recipe, RemoteClassifier
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.schedulers import SlurmJobs, open_cluster

@@ -15,7 +15,7 @@ from PIL import Image
 
 from wsi_pipeline.cli.job import work
 from wsi_pipeline.config import load_config
-from wsi_pipeline.pipeline.folder import open_run_folder
+from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.slide.cohort import SlideEntry, find_slides
 from wsi_pipeline.slide.synthetic import draw_slide

@@ -12,7 +12,7 @@ from test_pipeline import DarkIsCancer
 
 from wsi_pipeline.cli.job import work
 from wsi_pipeline.config import load_config
-from wsi_pipeline.pipeline.folder import open_run_folder
+from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.scores.store import read_scores
 from wsi_pipeline.slide.cohort import SlideEntry

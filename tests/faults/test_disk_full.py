@@ -24,8 +24,8 @@ from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ModelError, StoreError
 from wsi_pipeline.learn.checkpoint import load_checkpoint
 from wsi_pipeline.maps.geopackage import write_geopackage
+from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.claims import open_claims
-from wsi_pipeline.pipeline.folder import open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide

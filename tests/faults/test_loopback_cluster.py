@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.loopback import Loopback, loopback
 from wsi_pipeline.config import load_config
-from wsi_pipeline.pipeline.folder import open_run_folder
+from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.lanes import Recipe, RemoteClassifier
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.slide.cohort import find_slides

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from outcome import leftovers
 
+from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.claims import EXPIRY_S, HEARTBEAT_S, open_claims
-from wsi_pipeline.pipeline.folder import open_run_folder
 from wsi_pipeline.slide.synthetic import draw_slide
 
 FILES = ("heatmap", "overlay", "geojson", "asap", "tiles_geojson", "geopackage")

@@ -17,8 +17,8 @@ from test_damaged_tiles import flip
 from wsi_pipeline.cli.group import group
 from wsi_pipeline.config import load_config
 from wsi_pipeline.maps.result import without_result
+from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.claims import open_claims
-from wsi_pipeline.pipeline.folder import open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide

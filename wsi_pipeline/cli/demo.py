@@ -17,7 +17,7 @@ def command(out: str, overwrite: bool, count: int, size: int, stride: int, seed:
     from wsi_pipeline.cli.job import work
     from wsi_pipeline.cli.model import load
     from wsi_pipeline.config import load_config
-    from wsi_pipeline.pipeline.folder import open_run_folder
+    from wsi_pipeline.pipeline.begin import open_run_folder
     from wsi_pipeline.slide.cohort import find_slides
     from wsi_pipeline.slide.synthetic import draw_cohort
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.evaluation import Confusion, Estimate, Evaluation, LabelResult, Subgroup
+from wsi_pipeline.learn.evaluation import Confusion, Estimate, Evaluation, LabelResult, Subgroup, estimate
 from wsi_pipeline.learn.formulas import SHARES, counts_at, f1_by_formula, shares_by_formula
 from wsi_pipeline.learn.intervals import bootstrap_ranked, bootstrap_totals, wilson
 from wsi_pipeline.learn.metrics import grade_of
@@ -33,7 +33,6 @@ NO_PATIENTS = (
     "they are too narrow, by up to 40 %."
 )
 _BEFORE = ("brier", "ece")
-_ENDS = (0.0, 1.0)  # of a figure: all right or all wrong, as every draw from the sample is too
 Figures = dict[str, Estimate]
 
 
@@ -180,7 +179,7 @@ def _ranked(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray, plan: _Pl
     scores = np.where(np.isnan(probs), 0, probs)  # their labels are NaN
     found = bootstrap_ranked(labels, scores, groups, **plan.draw)  # type: ignore[arg-type]
     pairs = (found.auroc, found.mean_auroc), (found.average_precision, found.mean_average_precision)
-    return [[_estimate(*row) for row in (*by_class, mean)] for by_class, mean in pairs]
+    return [[estimate(*row) for row in (*by_class, mean)] for by_class, mean in pairs]
 
 
 def _summed(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray, plan: _Plan) -> list[list[Estimate]]:
@@ -194,7 +193,7 @@ def _summed(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray, plan: _Pl
 
     parts = bootstrap_totals(statistic, rows.reshape(len(rows), -1), groups, **plan.draw)  # type: ignore[arg-type]
     table = np.stack(parts, axis=-1)  # (C + 1, figures, 3)
-    return [[_estimate(*row) for row in table[:, k]] for k in range(table.shape[1])]
+    return [[estimate(*row) for row in table[:, k]] for k in range(table.shape[1])]
 
 
 def _recentred(found: np.ndarray) -> np.ndarray:
@@ -215,8 +214,8 @@ def _label(
 ) -> LabelResult:
     counts = tp, fp, fn, tn = counts_at(labels, probs, plan.thresholds[c])
     by_formula = shares_by_formula(labels, probs, counts, level=plan.level)
-    certain = {name: by_formula[name] for name in ("auroc", *SHARES) if figures[name].value in _ENDS}
-    if figures["f1"].value in _ENDS:
+    certain = {name: by_formula[name] for name in ("auroc", *SHARES) if figures[name].at_end}
+    if figures["f1"].at_end:
         certain["f1"] = f1_by_formula(tp, fp + fn, level=plan.level)
     stated = float(plan.prevalence[c])
     figures = {name: found for name, found in figures.items() if name != "ppv_stated" or not np.isnan(stated)}
@@ -264,18 +263,11 @@ def _called(
 def _of_calls(rows: np.ndarray, groups: np.ndarray, plan: _Plan) -> Figures:
     """The figures of CALLED, of the `confusion_rows` of images."""
     parts = bootstrap_totals(confusion_statistics, rows, groups, **plan.draw)  # type: ignore[arg-type]
-    found = {name: _estimate(*row) for name, row in zip(CALLED, np.stack(parts, axis=-1), strict=True)}
-    accuracy, images = found["accuracy"].value, len(rows)
-    if accuracy in _ENDS:
-        found["accuracy"] = Estimate(accuracy, *wilson(accuracy * images, images, plan.level))
+    found = {name: estimate(*row) for name, row in zip(CALLED, np.stack(parts, axis=-1), strict=True)}
+    if found["accuracy"].at_end:
+        right, images = found["accuracy"].value, len(rows)
+        found["accuracy"] = Estimate(right, *wilson(right * images, images, plan.level))
     return found
-
-
-def _estimate(value: float, low: float, high: float) -> Estimate:
-    """What a bootstrap came to; without an interval where no round moved a figure of exactly 0 or 1."""
-    if np.isnan(value) or (value in _ENDS and low == high):
-        return Estimate(float(value))
-    return Estimate(float(value), float(low), float(high))
 
 
 def _warnings(results: Sequence[LabelResult], groups: np.ndarray, *, by_patient: bool, lacking: int) -> list[str]:

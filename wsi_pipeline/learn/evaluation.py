@@ -13,6 +13,17 @@ class Estimate:
     low: float = nan
     high: float = nan
 
+    @property
+    def at_end(self) -> bool:
+        """Whether all is right, or all wrong: so it is in every draw from the sample, too."""
+        return self.value in (0.0, 1.0)
+
+
+def estimate(value: float, low: float, high: float) -> Estimate:
+    """What a bootstrap came to; without an interval where no round moved a figure of exactly 0 or 1."""
+    found = Estimate(float(value), float(low), float(high))
+    return Estimate(found.value) if isnan(found.value) or (found.at_end and low == high) else found
+
 
 @dataclass(frozen=True)
 class LabelResult:

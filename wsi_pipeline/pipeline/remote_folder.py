@@ -20,19 +20,9 @@ from wsi_pipeline.disk import writing
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.keys import digest
 from wsi_pipeline.maps.result import SlideResult
+from wsi_pipeline.pipeline.begin import Check, make_free, open_run_folder, refuse_others
 from wsi_pipeline.pipeline.claim_files import BucketFiles
-from wsi_pipeline.pipeline.folder import (
-    FILES,
-    FOLDERS,
-    MARK,
-    PICTURES,
-    Check,
-    RunFolder,
-    account_in,
-    make_free,
-    open_run_folder,
-    refuse_others,
-)
+from wsi_pipeline.pipeline.folder import FILES, FOLDERS, MARK, PICTURES, RunFolder, account_in
 from wsi_pipeline.slide.cache import cache_folder
 from wsi_pipeline.slide.locks import Lock, first_free
 from wsi_pipeline.slide.urls import broken, is_url, plain, reaching, remote, told
