@@ -29,7 +29,7 @@ from benchmarks.others import SETTINGS, Told, peer_commands, told, versions_of
 from benchmarks.processes import Ran, watch
 from benchmarks.slides import MPP
 from benchmarks.timing import Benchmark, Result, arguments, finish
-from wsi_pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
+from wsi_pipeline.learn.model.checkpoint import load_checkpoint, save_checkpoint
 from wsi_pipeline.scores.cores import cores
 from wsi_pipeline.scores.infer import Scorer
 from wsi_pipeline.scores.ranges import take_tiles, to_int8

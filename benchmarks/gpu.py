@@ -23,8 +23,8 @@ from torch import nn
 from benchmarks.networks import layer_sizes, random_checkpoint
 from benchmarks.timing import Benchmark, Result, arguments, finish, rounds, take_turns
 from wsi_pipeline.errors import ModelError
-from wsi_pipeline.learn.fold import folded
-from wsi_pipeline.learn.models import build_model
+from wsi_pipeline.learn.model.densenet import build_model
+from wsi_pipeline.learn.model.fold import folded
 from wsi_pipeline.scores.ahead import Read, read_ahead
 from wsi_pipeline.scores.cores import cores
 from wsi_pipeline.scores.engines import pick_device

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsi_pipeline.learn.checkpoint import Checkpoint, save_checkpoint
-from wsi_pipeline.learn.models import build_densenet
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, save_checkpoint
+from wsi_pipeline.learn.model.densenet import build_densenet
 
 MEAN, STD = (0.7, 0.55, 0.7), (0.2, 0.25, 0.2)
 

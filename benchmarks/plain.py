@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import normalize, pil_to_tensor
 
-from wsi_pipeline.learn.checkpoint import load_checkpoint
-from wsi_pipeline.learn.models import build_model
+from wsi_pipeline.learn.model.checkpoint import load_checkpoint
+from wsi_pipeline.learn.model.densenet import build_model
 
 PX = 256
 

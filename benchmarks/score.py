@@ -13,8 +13,8 @@ from torch import nn
 
 from benchmarks.networks import MEAN, STD, operations, random_checkpoint
 from benchmarks.timing import Benchmark, Result, Way, arguments, finish, rounds, take_turns
-from wsi_pipeline.learn.fold import folded
-from wsi_pipeline.learn.models import build_model
+from wsi_pipeline.learn.model.densenet import build_model
+from wsi_pipeline.learn.model.fold import folded
 from wsi_pipeline.scores.cores import cores
 from wsi_pipeline.scores.infer import Scorer
 from wsi_pipeline.scores.ranges import find_ranges

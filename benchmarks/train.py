@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.timing import Benchmark, Result, arguments, finish, rounds
-from wsi_pipeline.learn.augment import augmentation
-from wsi_pipeline.learn.images import fit_square, read_image
-from wsi_pipeline.learn.labels import LabelledImages
-from wsi_pipeline.learn.losses import class_weights, weighted_bce
-from wsi_pipeline.learn.models import build_densenet
-from wsi_pipeline.learn.settings import TrainSettings, load_settings
-from wsi_pipeline.learn.start import precision
-from wsi_pipeline.learn.train import train
+from wsi_pipeline.learn.data.augment import augmentation
+from wsi_pipeline.learn.data.images import fit_square, read_image
+from wsi_pipeline.learn.data.labels import LabelledImages
+from wsi_pipeline.learn.model.densenet import build_densenet
+from wsi_pipeline.learn.training.losses import class_weights, weighted_bce
+from wsi_pipeline.learn.training.settings import TrainSettings, load_settings
+from wsi_pipeline.learn.training.start import precision
+from wsi_pipeline.learn.training.train import train
 from wsi_pipeline.slide.synthetic import draw_tiles
 
 LEAST_ROUNDS = 5

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from wsi_pipeline.learn.evaluate import evaluate
-from wsi_pipeline.learn.evaluation import Evaluation
+from wsi_pipeline.learn.evaluation.evaluate import evaluate
+from wsi_pipeline.learn.evaluation.figures import Evaluation
 
 NAMES = ("mass", "edema")
 

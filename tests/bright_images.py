@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wsi_pipeline.learn.labels import LabelledImages
-from wsi_pipeline.learn.settings import TrainSettings, load_settings
+from wsi_pipeline.learn.data.labels import LabelledImages
+from wsi_pipeline.learn.training.settings import TrainSettings, load_settings
 
 PX = 32
 

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.augment import augmentation, contact_sheet
+from wsi_pipeline.learn.data.augment import augmentation, contact_sheet
+from wsi_pipeline.learn.data.labels import LabelledImages
 from wsi_pipeline.learn.datasets import open_dataset
-from wsi_pipeline.learn.labels import LabelledImages
 
 KINDS = ("histology", "chest_xray", "retina", "skin", "plain")
 PX = 96

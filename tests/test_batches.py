@@ -8,8 +8,8 @@ import torch
 from bright_images import PX, bright_images
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.learn.augment import augmentation
-from wsi_pipeline.learn.batches import Batches, Squares, in_order, order_of
+from wsi_pipeline.learn.data.augment import augmentation
+from wsi_pipeline.learn.data.batches import Batches, Squares, in_order, order_of
 
 ROWS = np.arange(20)
 

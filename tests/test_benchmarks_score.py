@@ -10,8 +10,8 @@ import torch
 from benchmarks import end_to_end, gpu, networks, others, score
 from benchmarks.processes import watch
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.fold import folded
-from wsi_pipeline.learn.models import build_model
+from wsi_pipeline.learn.model.densenet import build_model
+from wsi_pipeline.learn.model.fold import folded
 
 
 def test_operations_of_densenet121_are_those_of_the_literature() -> None:

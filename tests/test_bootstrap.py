@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.intervals import (
+from wsi_pipeline.learn.evaluation.intervals import (
     bootstrap,
     bootstrap_ranked,
     bootstrap_totals,
     percentile_interval,
     ranked_rounds,
 )
-from wsi_pipeline.learn.metrics import auroc, average_precision
+from wsi_pipeline.learn.evaluation.metrics import auroc, average_precision
 
 NAN = float("nan")
 

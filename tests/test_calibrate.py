@@ -5,9 +5,9 @@ import pytest
 from scipy.special import expit, softmax
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.calibrate import fit_temperature
-from wsi_pipeline.learn.metrics import auroc, expected_calibration_error
-from wsi_pipeline.learn.probabilities import correct_prior, probabilities
+from wsi_pipeline.learn.evaluation.calibrate import fit_temperature
+from wsi_pipeline.learn.evaluation.metrics import auroc, expected_calibration_error
+from wsi_pipeline.learn.model.probabilities import correct_prior, probabilities
 
 
 def test_a_half_becomes_the_prevalence() -> None:

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wsi_pipeline.errors import ModelError
-from wsi_pipeline.learn import checkpoint as module
-from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from wsi_pipeline.learn.models import build_densenet, build_model
+from wsi_pipeline.learn.model import checkpoint as module
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from wsi_pipeline.learn.model.densenet import build_densenet, build_model
 
 
 def weights(classes: int = 1, *, channels: int = 3) -> dict[str, Tensor]:

@@ -18,11 +18,11 @@ from PIL import Image
 from wsi_pipeline.cli.evaluate import command
 from wsi_pipeline.errors import ConfigError, ModelError, StoreError
 from wsi_pipeline.knobs import as_yaml
-from wsi_pipeline.learn.checkpoint import Checkpoint, save_checkpoint
-from wsi_pipeline.learn.models import build_densenet
-from wsi_pipeline.learn.settings import load_settings
-from wsi_pipeline.learn.stated import stated_prevalence, stated_thresholds
-from wsi_pipeline.learn.tables import labels_in_words
+from wsi_pipeline.learn.evaluation.stated import stated_prevalence, stated_thresholds
+from wsi_pipeline.learn.evaluation.tables import labels_in_words
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, save_checkpoint
+from wsi_pipeline.learn.model.densenet import build_densenet
+from wsi_pipeline.learn.training.settings import load_settings
 
 
 def call(*arguments: object) -> Result:

@@ -5,9 +5,9 @@ import pytest
 from answer_samples import NAMES, some_answers
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.compare import compare
-from wsi_pipeline.learn.intervals import bootstrap, delong_paired
-from wsi_pipeline.learn.metrics import auroc
+from wsi_pipeline.learn.evaluation.compare import compare
+from wsi_pipeline.learn.evaluation.intervals import bootstrap, delong_paired
+from wsi_pipeline.learn.evaluation.metrics import auroc
 
 
 def two_models() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -13,9 +13,9 @@ import zarr
 from small_slide import TILE, a_grid, a_slide, a_store, all_tissue
 
 from wsi_pipeline.errors import ConfigError, SlideError, StoreError
+from wsi_pipeline.learn.data.labels import LabelledImages
 from wsi_pipeline.learn.datasets import open_dataset
 from wsi_pipeline.learn.datasets.tiles import open_tiles
-from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.maps.asap import write_asap
 from wsi_pipeline.maps.lesions import Lesion
 from wsi_pipeline.schedulers import open_cluster

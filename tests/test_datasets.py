@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from wsi_pipeline.errors import ConfigError, SlideError
+from wsi_pipeline.learn.data.labels import LabelledImages
 from wsi_pipeline.learn.datasets import DATASETS, open_dataset
 from wsi_pipeline.learn.datasets.table import read_table
-from wsi_pipeline.learn.labels import LabelledImages
 
 Made = tuple[str, dict[str, Any]]
 

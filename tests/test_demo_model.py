@@ -10,8 +10,8 @@ import pytest
 import tifffile
 from numpy.lib.stride_tricks import sliding_window_view
 
-from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint, shipped_models
-from wsi_pipeline.learn.probabilities import probabilities
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, load_checkpoint, shipped_models
+from wsi_pipeline.learn.model.probabilities import probabilities
 from wsi_pipeline.scores.infer import Scorer
 from wsi_pipeline.slide.synthetic import Tumour, draw_slide, draw_tiles
 

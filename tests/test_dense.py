@@ -13,7 +13,7 @@ from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.keys import scoring_key
-from wsi_pipeline.learn.checkpoint import Checkpoint
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
 from wsi_pipeline.maps.extent import ExtentSettings, map_extent
 from wsi_pipeline.scores.dense import cells_of, lay_windows, window_logits
 from wsi_pipeline.scores.engines import open_engine

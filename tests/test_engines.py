@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from wsi_pipeline.errors import ModelError
-from wsi_pipeline.learn.checkpoint import Checkpoint
-from wsi_pipeline.learn.fold import FromPixels, folded
-from wsi_pipeline.learn.models import build_densenet, build_model
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
+from wsi_pipeline.learn.model.densenet import build_densenet, build_model
+from wsi_pipeline.learn.model.fold import FromPixels, folded
 from wsi_pipeline.scores import engines, torch_engine
 from wsi_pipeline.scores.engines import Engine, EngineName, open_engine, pick_device
 from wsi_pipeline.scores.infer import Scorer

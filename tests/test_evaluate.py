@@ -9,10 +9,10 @@ import pytest
 from answer_samples import NAMES, an_evaluation, some_answers
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.evaluate import NO_PATIENTS, ONE_CLASS, evaluate
-from wsi_pipeline.learn.evaluation import Estimate, plain
-from wsi_pipeline.learn.intervals import bootstrap, wilson
-from wsi_pipeline.learn.metrics import (
+from wsi_pipeline.learn.evaluation.evaluate import NO_PATIENTS, ONE_CLASS, evaluate
+from wsi_pipeline.learn.evaluation.figures import Estimate, plain
+from wsi_pipeline.learn.evaluation.intervals import bootstrap, wilson
+from wsi_pipeline.learn.evaluation.metrics import (
     auroc,
     average_precision,
     balanced_accuracy,
@@ -21,8 +21,8 @@ from wsi_pipeline.learn.metrics import (
     ppv_at,
     quadratic_kappa,
 )
-from wsi_pipeline.learn.probabilities import probabilities
-from wsi_pipeline.learn.results import write_csv, write_json, write_predictions
+from wsi_pipeline.learn.evaluation.results import write_csv, write_json, write_predictions
+from wsi_pipeline.learn.model.probabilities import probabilities
 
 NAN = float("nan")
 

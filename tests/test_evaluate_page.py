@@ -9,12 +9,12 @@ import pytest
 from answer_samples import NAMES, an_evaluation, some_answers
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.learn.compare import compare
-from wsi_pipeline.learn.evaluate import evaluate
-from wsi_pipeline.learn.evaluation import Estimate, Evaluation
-from wsi_pipeline.learn.mistakes import Mistake, thumbnail, worst_mistakes
-from wsi_pipeline.learn.page import Material, say_p, write_page
-from wsi_pipeline.learn.plots import draw_interval, precision_recall_points, reliability_groups, roc_points
+from wsi_pipeline.learn.evaluation.compare import compare
+from wsi_pipeline.learn.evaluation.evaluate import evaluate
+from wsi_pipeline.learn.evaluation.figures import Estimate, Evaluation
+from wsi_pipeline.learn.evaluation.mistakes import Mistake, thumbnail, worst_mistakes
+from wsi_pipeline.learn.evaluation.page import Material, say_p, write_page
+from wsi_pipeline.learn.evaluation.plots import draw_interval, precision_recall_points, reliability_groups, roc_points
 
 VOID = {"meta", "img", "br"}
 

@@ -18,10 +18,10 @@ from torch.nn.functional import interpolate, relu
 from wsi_pipeline.cli.explain import top_class
 from wsi_pipeline.cli.group import main
 from wsi_pipeline.errors import ConfigError, ModelError, StoreError
-from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from wsi_pipeline.learn.explain import blend, draw_explanation, grad_cam, pointing_hit, read_boxes
-from wsi_pipeline.learn.models import build_densenet
-from wsi_pipeline.learn.transfer import freeze
+from wsi_pipeline.learn.evaluation.explain import blend, draw_explanation, grad_cam, pointing_hit, read_boxes
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from wsi_pipeline.learn.model.densenet import build_densenet
+from wsi_pipeline.learn.model.transfer import freeze
 
 
 @pytest.fixture

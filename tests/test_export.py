@@ -17,11 +17,11 @@ from torch import nn
 
 from wsi_pipeline.cli.group import main
 from wsi_pipeline.errors import ModelError
-from wsi_pipeline.learn import export
-from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from wsi_pipeline.learn.export import to_onnx, to_qupath, to_safetensors, to_torchscript
-from wsi_pipeline.learn.models import build_densenet, build_model
-from wsi_pipeline.learn.probabilities import probabilities
+from wsi_pipeline.learn.model import export
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from wsi_pipeline.learn.model.densenet import build_densenet, build_model
+from wsi_pipeline.learn.model.export import to_onnx, to_qupath, to_safetensors, to_torchscript
+from wsi_pipeline.learn.model.probabilities import probabilities
 
 TORCHSCRIPT_IS_OLD = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # torch.jit.load in the tests
 

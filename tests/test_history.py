@@ -7,7 +7,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.learn.history import History, as_csv, curves
+from wsi_pipeline.learn.training.history import History, as_csv, curves
 
 
 def row(epoch: int, loss: float = 0.5, auroc: float = 0.7) -> dict:

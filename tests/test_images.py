@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from wsi_pipeline.errors import ConfigError, SlideError
-from wsi_pipeline.learn.images import border_colour, crop_to_circle, fit_square, read_image, to_8_bits
+from wsi_pipeline.learn.data.images import border_colour, crop_to_circle, fit_square, read_image, to_8_bits
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOURS = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=-1)

@@ -10,8 +10,8 @@ import torch
 
 from wsi_pipeline.errors import ConfigError, ModelError, SlideError, StalledError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.learn.checkpoint import Checkpoint
-from wsi_pipeline.learn.models import build_densenet, build_model
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
+from wsi_pipeline.learn.model.densenet import build_densenet, build_model
 from wsi_pipeline.scores.ahead import AHEAD, read_ahead, reading
 from wsi_pipeline.scores.fit import check_fit
 from wsi_pipeline.scores.infer import Scorer, score_tiles

@@ -15,9 +15,9 @@ from test_engines import a_checkpoint as random_checkpoint
 
 from wsi_pipeline.cli.group import main
 from wsi_pipeline.errors import ConfigError, ModelError, StoreError
-from wsi_pipeline.learn.architectures import ARCHITECTURES, kept_layers
-from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from wsi_pipeline.learn.models import build_model
+from wsi_pipeline.learn.model.architectures import ARCHITECTURES, kept_layers
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from wsi_pipeline.learn.model.densenet import build_model
 from wsi_pipeline.scores.engines import open_engine
 from wsi_pipeline.scores.graph import densenet_graph
 from wsi_pipeline.scores.int8 import Int8Nodes

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.intervals import delong, delong_paired, wilson
-from wsi_pipeline.learn.metrics import auroc
+from wsi_pipeline.learn.evaluation.intervals import delong, delong_paired, wilson
+from wsi_pipeline.learn.evaluation.metrics import auroc
 
 NAN = float("nan")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.labels import LabelledImages
+from wsi_pipeline.learn.data.labels import LabelledImages
 
 
 def grey(index: int) -> np.ndarray:

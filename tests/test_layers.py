@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "wsi_pipeline"
+LEARN = ("model", "data", "datasets", "evaluation", "training")  # the same inside learn/
 LAYERS = ("base", "slide", "tiles", "learn", "scores", "maps", "pipeline", "cli", "__main__")
 BASE = (
     "cluster",
@@ -65,6 +66,16 @@ def test_a_file_imports_from_its_own_layer_or_below(path: Path) -> None:
     for module, _ in imports(path):
         if module.split(".")[0] == "wsi_pipeline":
             assert layer(tuple(module.split(".")[1:])) <= mine, f"{module} lies above"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "learn").glob("*/*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_a_file_of_learn_imports_from_its_own_part_or_those_before(path: Path) -> None:
+    mine = LEARN.index(path.parent.name)
+    for module, _ in imports(path):
+        if module.startswith("wsi_pipeline.learn."):
+            assert LEARN.index(module.split(".")[2]) <= mine, f"{module} comes later"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -7,7 +7,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import sigmoid_focal_loss
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.losses import (
+from wsi_pipeline.learn.training.losses import (
     asymmetric_bce,
     check_trainable,
     class_weights,

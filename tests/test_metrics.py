@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.metrics import (
+from wsi_pipeline.learn.evaluation.metrics import (
     auroc,
     average_precision,
     balanced_accuracy,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from wsi_pipeline.errors import ModelError
-from wsi_pipeline.learn.architectures import ARCHITECTURES, tensor_shapes
-from wsi_pipeline.learn.models import build_densenet
+from wsi_pipeline.learn.model.architectures import ARCHITECTURES, tensor_shapes
+from wsi_pipeline.learn.model.densenet import build_densenet
 
 
 def parameters(arch: str, classes: int, *, in_channels: int = 3) -> int:

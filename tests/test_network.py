@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from wsi_pipeline.learn.network import (
+from wsi_pipeline.learn.model.transfer import freeze
+from wsi_pipeline.learn.training.network import (
     follow,
     frozen_at,
     make_average,
@@ -13,8 +14,7 @@ from wsi_pipeline.learn.network import (
     rate_share,
     set_rate,
 )  # fmt: skip
-from wsi_pipeline.learn.settings import ModelKnobs, OptimiserKnobs, ScheduleKnobs
-from wsi_pipeline.learn.transfer import freeze
+from wsi_pipeline.learn.training.settings import ModelKnobs, OptimiserKnobs, ScheduleKnobs
 
 CPU = torch.device("cpu")
 

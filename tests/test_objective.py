@@ -6,10 +6,10 @@ import torch
 from bright_images import bright_images, with_labels
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.losses import class_weights, weighted_bce
-from wsi_pipeline.learn.objective import draw_weights, make_objective
-from wsi_pipeline.learn.probabilities import probabilities
-from wsi_pipeline.learn.settings import LossKnobs
+from wsi_pipeline.learn.model.probabilities import probabilities
+from wsi_pipeline.learn.training.losses import class_weights, weighted_bce
+from wsi_pipeline.learn.training.objective import draw_weights, make_objective
+from wsi_pipeline.learn.training.settings import LossKnobs
 
 NAN = np.nan
 RARE = np.array([[1.0, 1], [0, 1], [0, 0], [0, NAN]])  # 1 of 4, 2 of 3

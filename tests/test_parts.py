@@ -8,10 +8,10 @@ import pytest
 from bright_images import PX, Bright, bright_images, parts_of, quick
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.labels import LabelledImages
-from wsi_pipeline.learn.material import gather_material
-from wsi_pipeline.learn.parts import divide, joined_by_pixels, thin, write_split
-from wsi_pipeline.learn.settings import SplitKnobs
+from wsi_pipeline.learn.data.labels import LabelledImages
+from wsi_pipeline.learn.training.material import gather_material
+from wsi_pipeline.learn.training.parts import divide, joined_by_pixels, thin, write_split
+from wsi_pipeline.learn.training.settings import SplitKnobs
 
 
 def official(*parts: str) -> LabelledImages:

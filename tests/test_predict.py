@@ -8,10 +8,10 @@ import torch
 from bright_images import bright_images
 
 from wsi_pipeline.errors import ConfigError, ModelError, SlideError
-from wsi_pipeline.learn.checkpoint import Checkpoint
-from wsi_pipeline.learn.labels import LabelledImages
-from wsi_pipeline.learn.models import build_densenet, build_model
-from wsi_pipeline.learn.predict import predict, predict_logits, to_input
+from wsi_pipeline.learn.data.labels import LabelledImages
+from wsi_pipeline.learn.evaluation.predict import predict, predict_logits, to_input
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
+from wsi_pipeline.learn.model.densenet import build_densenet, build_model
 
 
 @dataclass(frozen=True)

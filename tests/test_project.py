@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from wsi_pipeline.config import load_config
-from wsi_pipeline.learn.settings import load_settings
+from wsi_pipeline.learn.training.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 CONDA_NAMES = {"pytorch": "torch"}

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch.amp.grad_scaler import GradScaler
 
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.learn.models import build_densenet
-from wsi_pipeline.learn.resume import read_state, restore, save_state
-from wsi_pipeline.learn.train import train
+from wsi_pipeline.learn.model.densenet import build_densenet
+from wsi_pipeline.learn.training.resume import read_state, restore, save_state
+from wsi_pipeline.learn.training.train import train
 
 SCRIPT = """
 import sys

@@ -5,7 +5,7 @@ from bright_images import quick
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.knobs import all_knobs, as_yaml
-from wsi_pipeline.learn.settings import TrainSettings, as_json, changed_knobs, load_settings
+from wsi_pipeline.learn.training.settings import TrainSettings, as_json, changed_knobs, load_settings
 
 
 @pytest.mark.parametrize(

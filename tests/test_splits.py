@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.patients import one_spelling
-from wsi_pipeline.learn.splits import (
+from wsi_pipeline.learn.data.patients import one_spelling
+from wsi_pipeline.learn.data.splits import (
     folds_by_patient,
     labels_digest,
     missing_classes,

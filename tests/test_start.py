@@ -9,13 +9,13 @@ import torch
 from bright_images import bright_images, parts_of, quick, with_labels
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.batches import Batches, in_order
-from wsi_pipeline.learn.checkpoint import Checkpoint
-from wsi_pipeline.learn.fitting import calibrated
-from wsi_pipeline.learn.labels import LabelledImages
-from wsi_pipeline.learn.settings import CalibrationKnobs
-from wsi_pipeline.learn.start import Listen, Training, precision, start, validation_logits
-from wsi_pipeline.learn.train import train
+from wsi_pipeline.learn.data.batches import Batches, in_order
+from wsi_pipeline.learn.data.labels import LabelledImages
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
+from wsi_pipeline.learn.training.fitting import calibrated
+from wsi_pipeline.learn.training.settings import CalibrationKnobs
+from wsi_pipeline.learn.training.start import Listen, Training, precision, start, validation_logits
+from wsi_pipeline.learn.training.train import train
 
 
 def started(
@@ -75,7 +75,9 @@ def test_bfloat16_is_taken_only_where_the_gpu_computes_in_it(
     monkeypatch: pytest.MonkeyPatch, native: bool, half: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
-    monkeypatch.setattr("wsi_pipeline.learn.start.GradScaler", lambda kind, enabled: enabled)  # torch's needs a GPU
+    monkeypatch.setattr(
+        "wsi_pipeline.learn.training.start.GradScaler", lambda kind, enabled: enabled
+    )  # torch's needs a GPU
     amp, scaled = precision("auto", torch.device("cuda"))
     assert amp.args == ("cuda", half) and scaled == (half is torch.float16)
 
@@ -101,7 +103,7 @@ def test_a_training_in_half_precision_is_calibrated_on_exact_logits(
         fitted.append(torch.from_numpy(logits))
         return calibrated(checkpoint, logits, val, knobs)
 
-    monkeypatch.setattr("wsi_pipeline.learn.train.calibrated", fit)
+    monkeypatch.setattr("wsi_pipeline.learn.training.train.calibrated", fit)
     images = bright_images(16)
     train(images, parts_of(images), quick("stop.epochs=1", "run.precision=bfloat16"), tmp_path / "run")
     (logits,) = fitted

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.metrics import confusion
-from wsi_pipeline.learn.thresholds import choose_thresholds
+from wsi_pipeline.learn.evaluation.metrics import confusion
+from wsi_pipeline.learn.evaluation.thresholds import choose_thresholds
 
 NAN = float("nan")
 Y = [[1], [0], [1], [0], [0]]

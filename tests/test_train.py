@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from wsi_pipeline.cli.group import main
 from wsi_pipeline.errors import ConfigError, ModelError, StoreError, WsiError
-from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint
-from wsi_pipeline.learn.metrics import auroc
-from wsi_pipeline.learn.predict import predict
-from wsi_pipeline.learn.train import train
+from wsi_pipeline.learn.evaluation.metrics import auroc
+from wsi_pipeline.learn.evaluation.predict import predict
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, load_checkpoint
+from wsi_pipeline.learn.training.train import train
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -348,7 +348,7 @@ def test_two_processes_train_as_one_and_validate_every_row_once(tmp_path):
 @pytest.mark.slow
 def test_real_lesions_train_for_an_epoch(real_data, tmp_path):
     from wsi_pipeline.learn.datasets import open_dataset
-    from wsi_pipeline.learn.parts import divide, thin
+    from wsi_pipeline.learn.training.parts import divide, thin
 
     skin = open_dataset("skin", real_data / "skin", labels="ham10000_224_labels.csv", images="ham10000_224")
     images, settings = thin(skin, 300), quick("data.px=64", "stop.epochs=1", "stop.metric=accuracy")

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wsi_pipeline.errors import ConfigError, ModelError
-from wsi_pipeline.learn import transfer
-from wsi_pipeline.learn.checkpoint import Checkpoint, save_checkpoint
-from wsi_pipeline.learn.models import build_densenet
-from wsi_pipeline.learn.transfer import (
+from wsi_pipeline.learn.model import transfer
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, save_checkpoint
+from wsi_pipeline.learn.model.densenet import build_densenet
+from wsi_pipeline.learn.model.transfer import (
     BLOCKS,
     block_of,
     freeze,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from wsi_pipeline.learn.datasets import open_dataset
-from wsi_pipeline.learn.settings import load_settings
+from wsi_pipeline.learn.training.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 

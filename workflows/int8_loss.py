@@ -12,13 +12,13 @@ import numpy as np
 from lung_model import OPTIONS
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint
-from wsi_pipeline.learn.compare import compare
+from wsi_pipeline.learn.data.images import fit_square
+from wsi_pipeline.learn.data.labels import LabelledImages
+from wsi_pipeline.learn.data.splits import split_by_patient, split_digest
 from wsi_pipeline.learn.datasets import open_dataset
-from wsi_pipeline.learn.images import fit_square
-from wsi_pipeline.learn.labels import LabelledImages
-from wsi_pipeline.learn.predict import calibrated
-from wsi_pipeline.learn.splits import split_by_patient, split_digest
+from wsi_pipeline.learn.evaluation.compare import compare
+from wsi_pipeline.learn.evaluation.predict import calibrated
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, load_checkpoint
 from wsi_pipeline.scores.infer import Scorer
 from wsi_pipeline.scores.ranges import IMAGES, Sample, speed_gain, to_int8
 

@@ -19,10 +19,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from wsi_pipeline.learn.data.labels import LabelledImages
 from wsi_pipeline.learn.datasets import open_dataset
-from wsi_pipeline.learn.labels import LabelledImages
-from wsi_pipeline.learn.metrics import auroc, balanced_accuracy
+from wsi_pipeline.learn.evaluation.metrics import auroc, balanced_accuracy
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 NOTE = "learnt on one set of photographs of lung (LC25000) that colour nearly sorts; not shown to work on any slide"
 OPTIONS = {"kind": "histology", "groups": "labels.csv", "positive": ["lung_aca", "lung_scc"]}

@@ -23,11 +23,11 @@ from scipy.special import logit
 from torch import Tensor, nn
 
 from wsi_pipeline import __version__
-from wsi_pipeline.learn.calibrate import fit_temperature
-from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from wsi_pipeline.learn.losses import class_weights, weighted_bce
-from wsi_pipeline.learn.models import build_densenet, build_model
-from wsi_pipeline.learn.probabilities import probabilities
+from wsi_pipeline.learn.evaluation.calibrate import fit_temperature
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from wsi_pipeline.learn.model.densenet import build_densenet, build_model
+from wsi_pipeline.learn.model.probabilities import probabilities
+from wsi_pipeline.learn.training.losses import class_weights, weighted_bce
 from wsi_pipeline.scores.engines import pick_device
 from wsi_pipeline.scores.infer import Scorer
 from wsi_pipeline.slide.synthetic import Tumour, draw_slide, draw_tiles

@@ -1,6 +1,6 @@
 """Knobs in sections -> read from YAML, overridden by `--set section.knob=value`, checked, written out again.
 
-What there is to set is said where it is used: config.py for a run, learn/settings.py for a training.
+What there is to set is said where it is used: config.py for a run, learn/training/settings.py for a training.
 """
 
 import difflib

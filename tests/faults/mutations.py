@@ -21,10 +21,10 @@ import tifffile
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.learn.checkpoint import load_checkpoint, shipped_models
 from wsi_pipeline.learn.datasets.table import read_table
-from wsi_pipeline.learn.models import build_model
-from wsi_pipeline.learn.settings import load_settings
+from wsi_pipeline.learn.model.checkpoint import load_checkpoint, shipped_models
+from wsi_pipeline.learn.model.densenet import build_model
+from wsi_pipeline.learn.training.settings import load_settings
 from wsi_pipeline.slide.cohort import find_slides
 from wsi_pipeline.slide.handles import drop_reader
 from wsi_pipeline.slide.reader import Reading, SlideReader, open_slide, working_mpp

@@ -9,7 +9,7 @@ import pytest
 from outcome import outcome, shards
 
 from wsi_pipeline.cli.group import group
-from wsi_pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
+from wsi_pipeline.learn.model.checkpoint import load_checkpoint, save_checkpoint
 from wsi_pipeline.slide.synthetic import draw_slide
 
 ALWAYS = ["--scheduler", "threads", "--workers", "1"]

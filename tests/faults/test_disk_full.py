@@ -22,7 +22,7 @@ from test_train import trained
 from wsi_pipeline.cli.job import work
 from wsi_pipeline.config import Config, load_config
 from wsi_pipeline.errors import ModelError, StoreError
-from wsi_pipeline.learn.checkpoint import load_checkpoint
+from wsi_pipeline.learn.model.checkpoint import load_checkpoint
 from wsi_pipeline.maps.geopackage import write_geopackage
 from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.claims import open_claims

@@ -14,7 +14,7 @@ import torch
 
 from wsi_pipeline.cli.job import work
 from wsi_pipeline.config import load_config
-from wsi_pipeline.learn.checkpoint import load_checkpoint
+from wsi_pipeline.learn.model.checkpoint import load_checkpoint
 from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.score import Classifier
 from wsi_pipeline.scores.store import read_scores

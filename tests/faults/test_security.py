@@ -13,8 +13,8 @@ import tifffile
 
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ModelError, SlideError
-from wsi_pipeline.learn.checkpoint import load_checkpoint
 from wsi_pipeline.learn.datasets import table
+from wsi_pipeline.learn.model.checkpoint import load_checkpoint
 from wsi_pipeline.slide import cohort, region_files
 from wsi_pipeline.slide.reader import open_slide
 

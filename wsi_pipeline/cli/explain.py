@@ -8,7 +8,7 @@ import click
 if TYPE_CHECKING:
     import numpy as np
 
-    from wsi_pipeline.learn.checkpoint import Checkpoint
+    from wsi_pipeline.learn.model.checkpoint import Checkpoint
 
 _BOXES_PX = 1024  # side of the originals that the boxes of ChestX-ray14 are drawn on
 
@@ -32,9 +32,9 @@ def command(
 
     from wsi_pipeline.cli.places import make_folder
     from wsi_pipeline.errors import SlideError
-    from wsi_pipeline.learn.checkpoint import load_checkpoint
-    from wsi_pipeline.learn.explain import read_boxes
-    from wsi_pipeline.learn.models import build_model
+    from wsi_pipeline.learn.evaluation.explain import read_boxes
+    from wsi_pipeline.learn.model.checkpoint import load_checkpoint
+    from wsi_pipeline.learn.model.densenet import build_model
     from wsi_pipeline.scores.engines import pick_device
 
     _check_out(images, out)
@@ -93,9 +93,9 @@ def _explain(
     from pathlib import Path
 
     from wsi_pipeline.errors import ConfigError
-    from wsi_pipeline.learn.explain import draw_explanation, grad_cam, pointing_hit
-    from wsi_pipeline.learn.images import fit_square, read_image
-    from wsi_pipeline.learn.predict import calibrated, forward, to_input
+    from wsi_pipeline.learn.data.images import fit_square, read_image
+    from wsi_pipeline.learn.evaluation.explain import draw_explanation, grad_cam, pointing_hit
+    from wsi_pipeline.learn.evaluation.predict import calibrated, forward, to_input
 
     pixels = read_image(image)
     mine = boxes.get(Path(image).stem, {})
@@ -141,7 +141,7 @@ def _covered(places: Sequence[tuple[float, float, float, float]], px: int) -> fl
 
 
 def _tell_hits(hits: list[tuple[str, bool, float]]) -> None:
-    from wsi_pipeline.learn.intervals import wilson
+    from wsi_pipeline.learn.evaluation.intervals import wilson
 
     if not hits:
         click.echo("pointing game: none of the images has a box of a class of the model")

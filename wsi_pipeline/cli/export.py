@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from wsi_pipeline.learn.checkpoint import Checkpoint
+    from wsi_pipeline.learn.model.checkpoint import Checkpoint
 
 _FORMATS = ["safetensors", "onnx", "torchscript", "qupath", "int8"]
 _OUT = "The file (.safetensors, .onnx, .pt); for qupath and int8 a folder."
@@ -26,14 +26,14 @@ def command(checkpoint: str, form: str, out: str, tiles: str | None, images: int
     int8 writes a checkpoint of ours for scoring slides on a CPU: faster, and close to the original, not equal.
     """
     from wsi_pipeline.errors import ConfigError
-    from wsi_pipeline.learn.checkpoint import load_checkpoint
+    from wsi_pipeline.learn.model.checkpoint import load_checkpoint
 
     if (form == "int8") != (tiles is not None) or (images and not tiles):
         raise ConfigError("--tiles goes with --format int8, which needs it, and --images with --tiles")
     loaded = load_checkpoint(checkpoint)
     if tiles is not None:
         return _int8(loaded, tiles, images, out)
-    from wsi_pipeline.learn.export import FORMATS
+    from wsi_pipeline.learn.model.export import FORMATS
 
     written = FORMATS[form](loaded, out)
     click.echo(f"model {loaded.id} written to {written}, answers as the original does. Research use only.")
@@ -42,7 +42,7 @@ def command(checkpoint: str, form: str, out: str, tiles: str | None, images: int
 
 def _int8(loaded: "Checkpoint", tiles: str, images: int | None, out: str) -> int:
     from wsi_pipeline.cli.places import make_folder
-    from wsi_pipeline.learn.checkpoint import save_checkpoint
+    from wsi_pipeline.learn.model.checkpoint import save_checkpoint
     from wsi_pipeline.scores.ranges import IMAGES, speed_gain, take_tiles, to_int8
 
     make_folder(out)

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn import tables
-from wsi_pipeline.learn.tables import Answers
+from wsi_pipeline.learn.evaluation import tables
+from wsi_pipeline.learn.evaluation.tables import Answers
 
 if TYPE_CHECKING:
-    from wsi_pipeline.learn.labels import LabelledImages
+    from wsi_pipeline.learn.data.labels import LabelledImages
 
 TABLES = (".csv", ".gz", ".tsv", ".txt")
 

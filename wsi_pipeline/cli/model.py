@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from wsi_pipeline.config import Config
-from wsi_pipeline.learn.checkpoint import shipped_models
+from wsi_pipeline.learn.model.checkpoint import shipped_models
 from wsi_pipeline.pipeline.lanes import Recipe, RemoteClassifier
 from wsi_pipeline.pipeline.score import Classifier
 from wsi_pipeline.scores.adaptive import Adaptive, lattice_step

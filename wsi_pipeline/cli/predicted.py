@@ -12,16 +12,16 @@ import pandas as pd
 
 from wsi_pipeline.cli.judged import Judged
 from wsi_pipeline.errors import ConfigError, ModelError
-from wsi_pipeline.learn.checkpoint import Checkpoint, load_checkpoint
+from wsi_pipeline.learn.data.labels import LabelledImages
+from wsi_pipeline.learn.data.patients import normalised, one_spelling
 from wsi_pipeline.learn.datasets import open_dataset
-from wsi_pipeline.learn.folder import SETTINGS, SPLIT
-from wsi_pipeline.learn.labels import LabelledImages
-from wsi_pipeline.learn.parts import PARTS
-from wsi_pipeline.learn.patients import normalised, one_spelling
-from wsi_pipeline.learn.predict import calibrated, predict_logits
-from wsi_pipeline.learn.probabilities import probabilities
-from wsi_pipeline.learn.settings import load_settings
-from wsi_pipeline.learn.tables import Answers
+from wsi_pipeline.learn.evaluation.predict import calibrated, predict_logits
+from wsi_pipeline.learn.evaluation.tables import Answers
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, load_checkpoint
+from wsi_pipeline.learn.model.probabilities import probabilities
+from wsi_pipeline.learn.training.folder import SETTINGS, SPLIT
+from wsi_pipeline.learn.training.parts import PARTS
+from wsi_pipeline.learn.training.settings import load_settings
 from wsi_pipeline.scores.engines import pick_device
 
 

@@ -14,13 +14,13 @@ from wsi_pipeline import __version__
 from wsi_pipeline.cli.judged import TABLES, Judged, probs_of_table
 from wsi_pipeline.cli.places import make_folder, one_place, refuse_file
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.compare import Comparison, compare
-from wsi_pipeline.learn.evaluate import evaluate
-from wsi_pipeline.learn.evaluation import Estimate, Evaluation
-from wsi_pipeline.learn.mistakes import Mistake, thumbnail, worst_mistakes
-from wsi_pipeline.learn.page import Material, say, write_page
-from wsi_pipeline.learn.results import write_csv, write_json, write_predictions
-from wsi_pipeline.learn.stated import stated_prevalence, stated_thresholds
+from wsi_pipeline.learn.evaluation.compare import Comparison, compare
+from wsi_pipeline.learn.evaluation.evaluate import evaluate
+from wsi_pipeline.learn.evaluation.figures import Estimate, Evaluation
+from wsi_pipeline.learn.evaluation.mistakes import Mistake, thumbnail, worst_mistakes
+from wsi_pipeline.learn.evaluation.page import Material, say, write_page
+from wsi_pipeline.learn.evaluation.results import write_csv, write_json, write_predictions
+from wsi_pipeline.learn.evaluation.stated import stated_prevalence, stated_thresholds
 
 NAMES = ("evaluation.html", "evaluation.json", "evaluation.csv", "predictions.csv")
 _READ = ("predictions", "labels", "compare", "thresholds", "checkpoint")  # options that may name a file

@@ -22,11 +22,11 @@ def command(
 
     from wsi_pipeline.cli.training import Watched, told
     from wsi_pipeline.learn.datasets import open_dataset
-    from wsi_pipeline.learn.folder import SETTINGS, open_train_folder
-    from wsi_pipeline.learn.parts import divide, thin
-    from wsi_pipeline.learn.ranks import joined, rank, wait
-    from wsi_pipeline.learn.settings import load_settings
-    from wsi_pipeline.learn.train import train
+    from wsi_pipeline.learn.training.folder import SETTINGS, open_train_folder
+    from wsi_pipeline.learn.training.parts import divide, thin
+    from wsi_pipeline.learn.training.ranks import joined, rank, wait
+    from wsi_pipeline.learn.training.settings import load_settings
+    from wsi_pipeline.learn.training.train import train
     from wsi_pipeline.scores.engines import pick_device
 
     folder = Path(out)

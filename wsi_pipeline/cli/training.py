@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from wsi_pipeline.cli.bars import Bars
-from wsi_pipeline.learn.checkpoint import Checkpoint
-from wsi_pipeline.learn.labels import LabelledImages
+from wsi_pipeline.learn.data.labels import LabelledImages
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
 
 
 class Watched(Bars):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wsi_pipeline.errors import WsiError
-from wsi_pipeline.learn.checkpoint import load_checkpoint
+from wsi_pipeline.learn.model.checkpoint import load_checkpoint
 from wsi_pipeline.maps.heatmap import write_style
 from wsi_pipeline.slide.reader import SlideReader, open_slide
 from wsi_pipeline.slide.synthetic import draw_slide

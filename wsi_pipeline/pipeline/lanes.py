@@ -14,7 +14,7 @@ from threading import Lock
 from wsi_pipeline.errors import ClusterError, ModelError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.gpus import Gpus, still_wanted
-from wsi_pipeline.learn.checkpoint import load_checkpoint
+from wsi_pipeline.learn.model.checkpoint import load_checkpoint
 from wsi_pipeline.pipeline.heard import heard
 from wsi_pipeline.pipeline.score import Classifier
 from wsi_pipeline.scores.adaptive import Adaptive

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from wsi_pipeline.errors import ModelError, StoreError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.learn.checkpoint import load_checkpoint
+from wsi_pipeline.learn.model.checkpoint import load_checkpoint
 from wsi_pipeline.scores.adaptive import Adaptive
 from wsi_pipeline.scores.engines import Decoding, EngineName, Precision, pick_device
 from wsi_pipeline.scores.fit import input_px

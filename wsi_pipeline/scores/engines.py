@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from wsi_pipeline.errors import ModelError
-from wsi_pipeline.learn.checkpoint import Checkpoint
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
 from wsi_pipeline.scores.ahead import Decoder, Pixels
 from wsi_pipeline.scores.onnx_engine import OnnxEngine
 

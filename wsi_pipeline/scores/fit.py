@@ -2,8 +2,8 @@
 
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.learn.architectures import MIN_INPUT_PX
-from wsi_pipeline.learn.checkpoint import Checkpoint
+from wsi_pipeline.learn.model.architectures import MIN_INPUT_PX
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
 from wsi_pipeline.tiles.grid import TileGrid
 
 MPP_TOLERANCE = 0.05  # objectives called 20x and 40x differ by about as much between scanners

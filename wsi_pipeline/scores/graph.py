@@ -1,6 +1,6 @@
 """A DenseNet's weights -> its ONNX graph for scoring: norms folded, pooling before convolving, pixels as they lie.
 
-The same function in fewer operations, as learn/fold.py has it for torch. Built from the arrays of a checkpoint in
+The same function in fewer operations, as learn/model/fold.py has it for torch. Built from the arrays of a checkpoint in
 a tenth of a second, where torch's exporter takes 12 s, and without loading torch.
 """
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import TensorProto
 
-from wsi_pipeline.learn.architectures import ARCHITECTURES
-from wsi_pipeline.learn.checkpoint import Checkpoint
+from wsi_pipeline.learn.model.architectures import ARCHITECTURES
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
 from wsi_pipeline.scores.int8 import Int8Nodes
 from wsi_pipeline.scores.nodes import Nodes
 from wsi_pipeline.scores.winograd import is_faster, winograd

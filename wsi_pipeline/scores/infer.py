@@ -10,8 +10,8 @@ from time import perf_counter
 import numpy as np
 
 from wsi_pipeline.errors import ConfigError, ModelError
-from wsi_pipeline.learn.checkpoint import Checkpoint
-from wsi_pipeline.learn.probabilities import probabilities
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
+from wsi_pipeline.learn.model.probabilities import probabilities
 from wsi_pipeline.scores.adaptive import Adaptive, lattice_step, score_where_open
 from wsi_pipeline.scores.ahead import Pixels, read_ahead, reading
 from wsi_pipeline.scores.dense import CELL_PX, lay_windows, window_logits

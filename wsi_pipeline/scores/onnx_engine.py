@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import onnxruntime
 
-from wsi_pipeline.learn.checkpoint import Checkpoint
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
 from wsi_pipeline.memory import give_back_freed
 from wsi_pipeline.scores.cores import cores
 from wsi_pipeline.scores.graph import densenet_graph

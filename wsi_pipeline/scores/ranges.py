@@ -9,8 +9,8 @@ from time import thread_time
 import numpy as np
 
 from wsi_pipeline.errors import ConfigError, ModelError
-from wsi_pipeline.learn.checkpoint import Checkpoint
-from wsi_pipeline.learn.probabilities import probabilities
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
+from wsi_pipeline.learn.model.probabilities import probabilities
 from wsi_pipeline.scores.cores import cores
 from wsi_pipeline.scores.fit import check_fit, slide_mpp
 from wsi_pipeline.scores.graph import densenet_graph

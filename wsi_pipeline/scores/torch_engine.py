@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from wsi_pipeline.errors import ModelError
-from wsi_pipeline.learn.checkpoint import Checkpoint
-from wsi_pipeline.learn.fold import FromPixels, PerCell, folded, in_half
-from wsi_pipeline.learn.models import build_model
+from wsi_pipeline.learn.model.checkpoint import Checkpoint
+from wsi_pipeline.learn.model.densenet import build_model
+from wsi_pipeline.learn.model.fold import FromPixels, PerCell, folded, in_half
 from wsi_pipeline.scores.cores import cores
 
 _TORCH_PIECE = 4  # most tiles in one pass of torch on a CPU: more would fault fresh memory in page by page

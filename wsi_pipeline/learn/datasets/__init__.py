@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.data.labels import LabelledImages
 from wsi_pipeline.learn.datasets.chest_xray import open_chest_xray
 from wsi_pipeline.learn.datasets.folder import open_folder
 from wsi_pipeline.learn.datasets.pcam import open_pcam
 from wsi_pipeline.learn.datasets.retina import open_retina
 from wsi_pipeline.learn.datasets.skin import open_skin
 from wsi_pipeline.learn.datasets.tiles import open_tiles
-from wsi_pipeline.learn.labels import LabelledImages
 
 DATASETS: dict[str, Callable[..., LabelledImages]] = {
     "tiles": open_tiles,

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.data.labels import LabelledImages
 from wsi_pipeline.learn.datasets.lookup import Missing, find_images, image_ids
 from wsi_pipeline.learn.datasets.table import Places, Table, official_parts, open_labels
-from wsi_pipeline.learn.labels import LabelledImages
 
 FINDINGS = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",

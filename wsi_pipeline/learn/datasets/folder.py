@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.learn.card import Kind
+from wsi_pipeline.learn.data.labels import LabelledImages
 from wsi_pipeline.learn.datasets.lookup import ImageFiles, list_images
 from wsi_pipeline.learn.datasets.table import PARTS, read_table
-from wsi_pipeline.learn.labels import LabelledImages
+from wsi_pipeline.learn.model.card import Kind
 
 
 def open_folder(

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 
 from wsi_pipeline.errors import ConfigError, SlideError
+from wsi_pipeline.learn.data.images import read_image
 from wsi_pipeline.learn.datasets.table import PARTS, Places, Table
-from wsi_pipeline.learn.images import read_image
 
 Missing = Literal["error", "skip"]
 

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 
 from wsi_pipeline.errors import ConfigError, SlideError
+from wsi_pipeline.learn.data.labels import LabelledImages
 from wsi_pipeline.learn.datasets.table import PARTS, read_table
-from wsi_pipeline.learn.labels import LabelledImages
 
 MPP = 0.972  # level 2 of CAMELYON16's 0.243 um/px (10 x)
 

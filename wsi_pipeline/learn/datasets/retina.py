@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from wsi_pipeline.learn.data.labels import LabelledImages
 from wsi_pipeline.learn.datasets.lookup import Missing, find_images, image_ids
 from wsi_pipeline.learn.datasets.table import Places, official_parts, open_labels
-from wsi_pipeline.learn.labels import LabelledImages
 
 GRADES = 5  # 0 none, 1 mild, 2 moderate (from here on referable), 3 severe, 4 proliferative retinopathy
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.data.labels import LabelledImages
 from wsi_pipeline.learn.datasets.lookup import Missing, find_images, image_ids
 from wsi_pipeline.learn.datasets.table import Places, Table, official_parts, open_labels
-from wsi_pipeline.learn.labels import LabelledImages
 
 SEVEN = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 EIGHT = (*SEVEN, "scc")  # ISIC 2019

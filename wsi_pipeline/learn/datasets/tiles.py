@@ -10,6 +10,7 @@ import pandas as pd
 import zarr
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.learn.data.labels import LabelledImages
 from wsi_pipeline.learn.datasets.annotations import (
     LabelFrom,
     LabelRule,
@@ -19,7 +20,6 @@ from wsi_pipeline.learn.datasets.annotations import (
     read_annotations,
 )
 from wsi_pipeline.learn.datasets.table import part_names, read_table
-from wsi_pipeline.learn.labels import LabelledImages
 from wsi_pipeline.slide.describe import SAME_SCALE
 from wsi_pipeline.slide.regions import RegionDraft, Regions
 from wsi_pipeline.tiles.grid import TileGrid

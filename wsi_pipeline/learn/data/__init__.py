@@ -1,0 +1,1 @@
+"""Images with labels: read, augmented, parted so that nothing leaks, made batches."""
