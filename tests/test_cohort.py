@@ -136,6 +136,7 @@ def test_a_manifest_gives_ids_paths_scales_and_the_rest_as_text(tmp_path: Path) 
         pytest.param("slide_id,path,mpp\na,a.svs,fine\n", "mpp 'fine' is no positive number", id="mpp in words"),
         pytest.param("slide_id,path,mpp\na,a.svs,0\n", "mpp '0' is no positive number", id="mpp 0"),
         pytest.param("slide_id,path,mpp\na,a.svs,nan\n", "mpp 'nan' is no positive number", id="mpp nan"),
+        pytest.param("slide_id,path,mpp\na,a.svs,0_5\n", "mpp '0_5' is no positive number", id="mpp as code has it"),
         pytest.param("slide_id,path,mpp\na,a.svs,inf\n", "mpp 'inf' is no positive number", id="mpp inf"),
         pytest.param("slide_id,path,mpp_x\na,a.svs,0.5\n", "mpp_x and mpp_y go together", id="one side"),
     ],

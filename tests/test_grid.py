@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.slide.reader import Slide
 from wsi_pipeline.slide.tissue import TissueMask
-from wsi_pipeline.tiles.grid import TileGrid, lay_grid, tiles_along, tissue_share
+from wsi_pipeline.tiles.grid import TileGrid, lay_grid, tiles_along, tissue_share, too_little
 
 
 def a_slide(width: int, height: int, mpp: tuple[float, float] = (0.5, 0.5)) -> Slide:
@@ -141,6 +141,15 @@ def test_a_slide_smaller_than_a_tile_keeps_one_padded_tile():
     grid = grid_of(slide, all_tissue(slide, 64.0), 100, 100)
     assert grid.rowcol.tolist() == [[0, 0]]
     assert grid.tissue == pytest.approx([1.0])
+
+
+def test_tissue_too_little_for_any_tile_is_told():
+    slide, cells = a_slide(1000, 1000), np.zeros((63, 63), bool)
+    cells[5, 5] = True
+    tissue = a_mask(cells, (16.0, 16.0))
+    none, one = (grid_of(slide, tissue, 256, 256, min_tissue=share) for share in (0.5, 0.0))
+    assert "lower tiles.min_tissue" in too_little(none, 0.001)[0]
+    assert too_little(none, 0.0) == too_little(one, 0.001) == ()
 
 
 def test_no_tissue_gives_no_tiles_of_the_same_type():

@@ -224,6 +224,22 @@ def test_holes_and_all_parts_of_a_multipolygon_are_kept(tmp_path):
     assert regions.groups == ("Tumor", "Tumor")
 
 
+@pytest.mark.parametrize(
+    ("rings", "area"),
+    [
+        ([SQUARE, square(20, 20, 5)], 100),
+        ([SQUARE, square(5, 5, 10)], 100 - 25),
+        ([SQUARE, square(2, 2, 2), square(3, 3, 2)], 100 - 7),
+        ([SQUARE, square(2, 2, 6), square(3, 3, 2)], 100 - 36),
+        ([[[0, 0], [10, 10], [10, 0], [0, 10]], square(20, 20, 5)], 50),
+    ],
+    ids=["outside", "over the border", "crossing each other", "in a hole", "of a crossed outline"],
+)
+def test_a_hole_only_takes_away(tmp_path, rings, area):
+    shape = {"type": "Polygon", "coordinates": rings}
+    assert read_regions(geojson(tmp_path, [feature(shape)])).area.area == pytest.approx(area)
+
+
 def test_collections_are_opened_and_points_lines_and_cells_counted(tmp_path):
     point, line = {"type": "Point", "coordinates": [1, 1]}, {"type": "LineString", "coordinates": [[0, 0], [1, 1]]}
     inner = {"type": "GeometryCollection", "geometries": [polygon(SQUARE), point]}

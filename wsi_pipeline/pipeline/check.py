@@ -9,7 +9,7 @@ from wsi_pipeline.slide.cohort import SlideEntry
 from wsi_pipeline.slide.reader import Slide, SlideReader, open_slide, working_mpp
 from wsi_pipeline.slide.tissue import find_tissue
 from wsi_pipeline.tiles.codecs import store_bytes
-from wsi_pipeline.tiles.grid import lay_grid
+from wsi_pipeline.tiles.grid import lay_grid, too_little
 
 COARSE_MPP = 32.0  # tissue is only estimated here; a sixteenth of the pixels that a run looks at
 MAX_PX = 4e8  # pixels of the level to be read for it; above, tissue is not looked for
@@ -60,4 +60,5 @@ def _estimate(checked: Checked, slide: Slide, config: Config) -> Checked:
     )
     size = store_bytes(len(grid), settings.tile_px, settings.codec) if settings.pixels else 0
     status = "ok" if len(grid) else "no_tissue"
-    return replace(checked, status=status, tiles=len(grid), bytes=size, message="; ".join(tissue.warnings))
+    message = "; ".join((*tissue.warnings, *too_little(grid, tissue.tissue_mm2)))
+    return replace(checked, status=status, tiles=len(grid), bytes=size, message=message)

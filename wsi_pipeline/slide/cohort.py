@@ -277,7 +277,7 @@ def _mpp(path: Path, number: int, row: dict[str, str], column: str) -> float | N
     if not text:
         return None
     try:
-        value = float(text)
+        value = -1.0 if "_" in text else float(text)  # Python reads 0_5 as 5
     except ValueError:
         value = -1.0
     if not 0 < value < float("inf"):

@@ -39,7 +39,8 @@ _FAILED = (
 def read_mask(path: Path, size_l0: tuple[int, int]) -> Regions:
     """The pixels of each value but 0 as polygons along their edges, group "1", "2", ...; read block by block.
 
-    `size_l0` is the slide's (width, height): the mask must be a whole downsample of it, rounded up or down.
+    The values count as they are stored, not as white or black: tifffile writes bool as MINISWHITE. `size_l0` is
+    the slide's (width, height): the mask must be a whole downsample of it, rounded up or down.
     Raises ConfigError where it is not, or is no mask of one channel of integers.
     """
     with _told(path), tifffile.TiffFile(path) as tiff:

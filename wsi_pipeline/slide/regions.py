@@ -133,12 +133,18 @@ def _mended(rings: Sequence[np.ndarray]) -> shapely.Geometry | None:
     outer, *holes = [_corners(ring) for ring in rings] or [np.empty((0, 2))]
     if len(outer) < 3:
         return None
-    shape = shapely.Polygon(outer, [hole for hole in holes if len(hole) >= 3])
-    if not shape.is_valid:
-        loops = shapely.get_parts(shapely.make_valid(shape, method="structure", keep_collapsed=False))
-        shape = shapely.union_all(loops)  # for a lesion of CAMELYON16 GEOS 3.14 gave loops that crossed
+    holes = [hole for hole in holes if len(hole) >= 3]
+    shape = shapely.Polygon(outer, holes)
+    if not shape.is_valid:  # made valid whole, a hole outside would become an area of its own
+        shape = shapely.difference(_loops(outer), shapely.union_all([_loops(hole) for hole in holes]))
     parts = [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon" and part.area > 0]
     return None if not parts else parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+
+
+def _loops(ring: np.ndarray) -> shapely.Geometry:
+    """All that a ring (n, 2), n >= 3, goes round, also where it crosses itself."""
+    loops = shapely.get_parts(shapely.make_valid(shapely.Polygon(ring), method="structure", keep_collapsed=False))
+    return shapely.union_all(loops)  # for a lesion of CAMELYON16 GEOS 3.14 gave loops that crossed
 
 
 def _corners(ring: np.ndarray) -> np.ndarray:

@@ -198,7 +198,8 @@ def _pen_warnings(pen: dict[str, np.ndarray], mask: np.ndarray, cell_um: tuple[f
     cell_mm2, stained = cell_um[0] * cell_um[1] * 1e-6, max(int(np.count_nonzero(mask)), 1)
     warnings = []
     for colour, mark in pen.items():
-        line = f"{colour} pen marks of {mark.sum() * cell_mm2:.2f} mm2 left out"
+        what = f"{colour} pen marks" + (", or areas that were not scanned," if colour == "black" else "")
+        line = f"{what} of {mark.sum() * cell_mm2:.2f} mm2 left out"
         if (mark & mask).sum() > MUCH_PEN * stained:
             line += "; they are much of what is coloured: if it is a stain and no ink, switch pen removal off"
         warnings.append(line)

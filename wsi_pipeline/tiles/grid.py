@@ -106,6 +106,13 @@ def lay_grid(
     )
 
 
+def too_little(grid: TileGrid, tissue_mm2: float) -> tuple[str, ...]:
+    """What is to be told of a slide with tissue of which no tile has enough."""
+    if len(grid) or not tissue_mm2:
+        return ()
+    return (f"{tissue_mm2:.3f} mm2 of tissue, but no tile with enough of it: lower tiles.min_tissue or tiles.tile_px",)
+
+
 def tiles_along(size_l0: float, tile_l0: float, stride_l0: float, edge: Edge) -> int:
     """Tiles along one axis of `size_l0` level-0 px, by the edge rule of `lay_grid`; at least 1."""
     if edge == "inside":

@@ -24,7 +24,7 @@ from wsi_pipeline.tiles.codecs import (
     decode_zstd,
     jpegs_of,
 )
-from wsi_pipeline.tiles.grid import TileGrid
+from wsi_pipeline.tiles.grid import TileGrid, too_little
 from wsi_pipeline.tiles.layout import (
     SCHEMA,
     check_arrays,
@@ -201,13 +201,15 @@ def open_store(path: str | Path, *, complete: bool = True) -> TileStore:
         raise StoreError(f"{place.where}: tile store is {found['status']!r}, not complete; run again with --resume")
     with _reading(place):
         grid = read_grid(group)
+    about = found["tissue"]
+    tissue_mm2 = about["tissue_mm2"]
     return TileStore(
         path=place.where,
         grid=grid,
         key=found["key"],
         status=found["status"],
-        tissue_mm2=found["tissue"]["tissue_mm2"],
-        warnings=tuple(dict.fromkeys((*grid.slide.warnings, *found["tissue"]["warnings"]))),
+        tissue_mm2=tissue_mm2,
+        warnings=tuple(dict.fromkeys((*grid.slide.warnings, *about["warnings"], *too_little(grid, tissue_mm2)))),
         settings=found["settings"],
         **found["store"] | {"reading": Reading(**found["store"]["reading"])},
     )
