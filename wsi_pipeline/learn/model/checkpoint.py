@@ -146,7 +146,7 @@ def weights_bytes(checkpoint: Checkpoint) -> bytes:
 
 def shipped_models() -> dict[str, Path]:
     """Folders of the models in the box by name: of the installed package, or of the repository."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     for place in (package / "models", package.parent / "models"):
         found = {folder.name: folder for folder in sorted(place.glob("*")) if (folder / CARD).is_file()}
         if found:
