@@ -63,6 +63,15 @@ def test_check_tells_what_would_fail_and_says_so_by_its_exit_code(tmp_path, call
     assert "b: unreadable" in told and "empty file" in told and "0.5 x 0.5 um/px" in told
 
 
+def test_check_goes_on_after_a_slide_whose_url_cannot_be_used(tmp_path, call):
+    draw_slide(tmp_path / "b.tif", size_px=(800, 800))
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("slide_id,path\na,nothing-reads-this://x/a.svs\nb,b.tif\n")
+    code, told, _ = call("check", manifest)
+    assert code == 3
+    assert "a: failed" in told and "b: ok" in told and "2 slides, 1 would fail" in told
+
+
 def test_check_loads_nothing_heavy_that_it_does_not_need(tmp_path):
     draw_slide(tmp_path / "a.tif", size_px=(800, 800))
     code = (

@@ -35,6 +35,8 @@ def check_slide(entry: SlideEntry, config: Config) -> Checked:
         return Checked(entry.slide_id, "no_mpp", message=str(error))
     except SlideError as error:
         return Checked(entry.slide_id, "unreadable", message=str(error))
+    except WsiError as error:  # of a URL that no library reads, say: a run fails that slide alone, too
+        return Checked(entry.slide_id, "failed", message=str(error))
     try:
         return _estimate(Checked(entry.slide_id, "ok", slide), slide, config)
     except WsiError as error:
