@@ -94,6 +94,11 @@ def test_what_spreadsheets_do_to_a_manifest_is_told(tmp_path: Path, text: str, r
         find_slides(manifest(tmp_path, text))
 
 
+def test_blanks_around_a_path_are_none_of_it(tmp_path: Path) -> None:
+    entries = find_slides(manifest(tmp_path, f"slide_id,path\na, {os.sep}b{os.sep}a.svs\nb, b.svs \n"))
+    assert [entry.path for entry in entries] == [f"{os.sep}b{os.sep}a.svs", str(tmp_path / "b.svs")]
+
+
 def test_a_slide_that_is_not_there_stays_in_the_cohort(tmp_path: Path) -> None:
     (entry,) = find_slides(manifest(tmp_path, "slide_id,path\nNA,gone.svs\n"))
     assert (entry.slide_id, entry.path) == ("NA", str(tmp_path / "gone.svs"))

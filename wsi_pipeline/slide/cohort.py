@@ -242,7 +242,7 @@ def _check_columns(path: Path, columns: list[str]) -> None:
 def _row(path: Path, number: int, row: dict[str, str], beside: str) -> SlideEntry:
     if None in row:
         raise ConfigError(f"{path.name}, row {number}: more fields than columns; put quotes around a comma")
-    slide_id, where = row["slide_id"], plain(row["path"] or "")
+    slide_id, where = row["slide_id"], plain((row["path"] or "").strip())  # of "a, a.svs"
     if not slide_id or not where:
         raise ConfigError(f"{path.name}, row {number}: empty {'path' if slide_id else 'slide_id'}; fill it in")
     if _safe(slide_id) != slide_id or slide_id.startswith("."):
