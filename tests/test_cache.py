@@ -126,6 +126,19 @@ def test_slides_in_use_may_be_more_than_the_limit(files: Counted, tmp_path: Path
         assert kept(tmp_path) == ["a.tif", "b.tif"]
 
 
+@pytest.mark.parametrize("left", [[], ["a/Slidedat.ini"]], ids=["nothing", "another file of it"])
+def test_a_slide_whose_file_was_tidied_away_is_fetched_anew(files: Counted, left: list[str]) -> None:
+    for name in ("a.mrxs", "a/Slidedat.ini"):
+        files.pipe_file(f"/b/{name}", name.encode())
+    with hold("counted://b/a.mrxs") as held:
+        entry = held.path.parent
+    for name in {"a.mrxs", "a/Slidedat.ini"}.difference(left):
+        (entry / name).unlink()
+    with hold("counted://b/a.mrxs") as held:
+        assert held.path.read_bytes() == b"a.mrxs"
+        assert (held.path.parent / "a" / "Slidedat.ini").read_bytes() == b"a/Slidedat.ini"
+
+
 def test_a_slide_replaced_under_its_name_is_fetched_anew(files: Counted) -> None:
     for content in (b"first", b"other"):
         files.pipe_file("/b/a.tif", content)

@@ -90,14 +90,16 @@ def hold(path: str | Path) -> Held:
     url = str(path)
     files, there = remote(url)
     entry = _slides() / digest([url, *version_of(url)])
+    path = entry / posixpath.basename(there)
     while True:
         held = lock(entry.with_suffix(".lock"), alone=False)
-        if entry.is_dir():
+        if path.is_file():
             os.utime(entry)  # used last now
-            return Held(entry / posixpath.basename(there), held)
+            return Held(path, held)
         held.close()
         with lock(entry.with_suffix(".lock"), alone=True):
-            if not entry.is_dir():
+            if not path.is_file():
+                shutil.rmtree(entry, ignore_errors=True)  # who tidies up temporary files takes files, not folders
                 _fetch(files, there, entry, url)
 
 
