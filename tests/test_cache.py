@@ -126,6 +126,17 @@ def test_slides_in_use_may_be_more_than_the_limit(files: Counted, tmp_path: Path
         assert kept(tmp_path) == ["a.tif", "b.tif"]
 
 
+@pytest.mark.parametrize("other", ["a/Data/0.dat", "b.jpg", "c_2.dcm"])
+def test_a_slide_of_which_another_file_is_replaced_is_fetched_anew(files: Counted, other: str) -> None:
+    for name in ("a.mrxs", "b.vms", "c.dcm", other):
+        files.pipe_file(f"/s/{name}", b"ImageFile=b.jpg\n")
+    slide = next(name for name in ("a.mrxs", "b.vms", "c.dcm") if name[0] == other[0])
+    versions = [hold(f"counted://s/{slide}").path.parent.name for _ in range(2)]
+    files.pipe_file(f"/s/{other}", b"whole now")
+    versions.append(hold(f"counted://s/{slide}").path.parent.name)
+    assert versions[0] == versions[1] != versions[2]
+
+
 @pytest.mark.parametrize("left", [[], ["a/Slidedat.ini"]], ids=["nothing", "another file of it"])
 def test_a_slide_whose_file_was_tidied_away_is_fetched_anew(files: Counted, left: list[str]) -> None:
     for name in ("a.mrxs", "a/Slidedat.ini"):

@@ -19,7 +19,7 @@ from fsspec.callbacks import Callback
 from wsi_pipeline.disk import free_bytes, is_full
 from wsi_pipeline.errors import ConfigError, SlideError
 from wsi_pipeline.keys import digest
-from wsi_pipeline.slide.companions import files_of
+from wsi_pipeline.slide.companions import files_of, listed_with
 from wsi_pipeline.slide.files import shown
 from wsi_pipeline.slide.locks import Lock, lock, try_lock
 from wsi_pipeline.slide.urls import FileSystem, broken, is_url, reaching, remote, stamp, told
@@ -104,13 +104,17 @@ def hold(path: str | Path) -> Held:
 
 
 def version_of(url: str) -> list[str]:
-    """What tells the file at a URL from all that were or will be there. Raises SlideError where there is none."""
+    """What tells the slide at a URL, with all its files, from any that was or will be there.
+
+    Raises SlideError where there is none.
+    """
     files, there = remote(url)
     with reaching(_name(url)):
         info = files.info(there)
-    if info["type"] != "file":
-        raise SlideError(f"{_name(url)}: a folder, not a slide file; take it out of the cohort")
-    return stamp(info)
+        if info["type"] != "file":
+            raise SlideError(f"{_name(url)}: a folder, not a slide file; take it out of the cohort")
+        others = {path: stamp(other) for path, other in listed_with(files, there).items()}
+    return stamp(info) + ([digest(others)] if others else [])
 
 
 def without_cache(text: str) -> str:

@@ -7,6 +7,7 @@ the files of one series in one folder. All else is one file.
 import posixpath
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from wsi_pipeline.lazy import load_later
 from wsi_pipeline.slide.urls import FileSystem
@@ -24,6 +25,20 @@ def files_of(files: FileSystem, path: str) -> list[str]:
     """All files of the slide at `path`, itself first. Raises what the file system raises."""
     finder = _FINDERS.get(posixpath.splitext(path)[1].lower())
     return [path, *(sorted(set(finder(files, path)) - {path}) if finder else ())]
+
+
+def listed_with(files: FileSystem, path: str) -> dict[str, dict[str, Any]]:
+    """What the file system tells of the slide's other files, by path, without reading any of many.
+
+    Of DICOM that of all beside it: which belong to it stands in each alone.
+    """
+    kind = posixpath.splitext(path)[1].lower()
+    if kind == ".mrxs":
+        folder = posixpath.splitext(path)[0]
+        return dict(files.find(folder, detail=True)) if files.isdir(folder) else {}
+    beside = _beside(files, path) if kind in _FINDERS else {}
+    named = set(_named_in_it(files, path) if kind in (".vms", ".vmu") else filter(_is_dicom, beside))
+    return {there: told for there, told in beside.items() if there in named and there != path}
 
 
 def series_of(files: FileSystem, path: str) -> str | None:
@@ -53,12 +68,18 @@ def _named_in_it(files: FileSystem, path: str) -> Iterator[str]:
 def _of_its_series(files: FileSystem, path: str) -> Iterator[str]:
     series = series_of(files, path)
     if series is not None:
-        others = (there for there in _beside(files, path) if there.lower().endswith(".dcm"))
+        others = filter(_is_dicom, _beside(files, path))
         yield from (there for there in others if series_of(files, there) == series)
 
 
-def _beside(files: FileSystem, path: str) -> list[str]:
-    return [found["name"] for found in files.ls(posixpath.dirname(path), detail=True) if found["type"] == "file"]
+def _is_dicom(path: str) -> bool:
+    return path.lower().endswith(".dcm")
+
+
+def _beside(files: FileSystem, path: str) -> dict[str, dict[str, Any]]:
+    """What is told of the files in the folder of one, by path."""
+    listed = files.ls(posixpath.dirname(path), detail=True)
+    return {found["name"]: found for found in listed if found["type"] == "file"}
 
 
 _FINDERS = {
