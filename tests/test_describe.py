@@ -46,3 +46,15 @@ def test_pixels_that_are_not_square_are_resampled_to_square_ones(tmp_path: Path)
     slide = a_slide(tmp_path, mpp=(0.25, 0.24))
     assert working_mpp(slide, 0.25) == Mpp(0.25, 0.25, "resampled")
     assert working_mpp(a_slide(tmp_path, mpp=(0.25, 0.252)), 0.25) == Mpp(0.25, 0.252, "level")
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [(0.5, Mpp(0.4912, 0.4912, "reduced")), (0.25, Mpp(0.2456, 0.2456, "level")), (0.7, Mpp(0.7, 0.7, "resampled"))],
+)
+def test_what_the_decoder_reduces_to_within_2_percent_is_the_scale_of_the_tiles(
+    tmp_path: Path, asked: float, got: Mpp
+) -> None:
+    slide = a_slide(tmp_path, mpp=(0.2456, 0.2456), level_sizes=((400, 200),), level_downsamples=(1.0,))
+    assert working_mpp(slide, asked, reductions=(1, 2, 4, 8)) == got
+    assert working_mpp(slide, 0.5) == Mpp(0.5, 0.5, "resampled")

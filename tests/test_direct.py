@@ -8,11 +8,16 @@ import openslide
 import pytest
 import tifffile
 
+from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.pipeline.settings import tiling_settings
+from wsi_pipeline.pipeline.tile import lay_tiles
 from wsi_pipeline.slide.direct import DirectPixels
 from wsi_pipeline.slide.jpeg import decode_into, encode, standalone
 from wsi_pipeline.slide.jpeg_levels import jpeg_levels
 from wsi_pipeline.slide.reader import Reading, Slide, SlideReader, open_slide
+from wsi_pipeline.tiles.pixels import read_tiles
+from wsi_pipeline.tiles.store import open_store
 
 SIZES = ((300, 260), (150, 130))
 APERIO = "Aperio |AppMag = 20|MPP = 0.5"
@@ -381,6 +386,22 @@ def test_reduced_in_the_decoder_is_close_to_the_mean_and_in_its_place(tmp_path: 
             assert np.abs(np.roll(fast.read_box(box, size), 1, 1) - mean).mean() > 12
         odd = fast.read_box((64, 32, 240, 200), (96, 80))  # by 2 in the decoder, by 1.25 after it
         assert np.abs(odd.astype(int) - plain.read_box((64, 32, 240, 200), (96, 80))).mean() < 6
+
+
+def test_tiles_reduced_in_the_decoder_show_what_their_grid_says(tmp_path: Path) -> None:
+    jpeg_tiff(tmp_path / "a.tif", sizes=((512, 512),), compressionargs={"level": 95})
+    slide = open_slide(tmp_path / "a.tif", mpp=(0.2456, 0.2456))
+    settings = tiling_settings(
+        load_config(overrides=["slide.reduced_decode=true", "tiles.tile_px=128", "tiles.min_tissue=0"])
+    )
+    lay_tiles(slide, str(tmp_path / "a.zarr"), "k", settings)
+    store = open_store(tmp_path / "a.zarr", complete=False)
+    assert store.grid.footprint_l0 == (256, 256)  # not 260.6, as 0.5 um/px would be
+    tiles, _ = read_tiles(store.grid, 0, 4, store.reading)
+    with SlideReader(slide) as plain:
+        whole = plain.read(0, 0, 0, (512, 512))
+    mean = whole.reshape(2, 128, 2, 2, 128, 2, 3).mean((2, 5)).swapaxes(1, 2).reshape(4, 128, 128, 3)
+    assert np.abs(tiles - mean).mean() < 6
 
 
 def test_reduced_beyond_the_edge_is_white(tmp_path: Path) -> None:

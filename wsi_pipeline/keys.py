@@ -21,7 +21,7 @@ def tiling_key(config: Config, fingerprint: str, mpp_l0: tuple[float, float]) ->
         del tiles["jpeg_quality"]
     known = {"slide": fingerprint, "mpp": mpp_l0, "icc": config.slide.icc, "tissue": tissue, "tiles": tiles}
     if config.slide.reduced_decode:  # slide.reader is in no key: its pixels are the same
-        known["reduced_decode"] = True
+        known["reduced_decode"] = "at its own scale"
     return _key("tiles", known)
 
 

@@ -46,7 +46,7 @@ def check_slide(entry: SlideEntry, config: Config) -> Checked:
 
 def _estimate(checked: Checked, slide: Slide, config: Config) -> Checked:
     settings = tiling_settings(config)
-    mpp = working_mpp(slide, settings.mpp)
+    mpp = working_mpp(slide, settings.mpp, reductions=settings.reading.reductions)
     if slide.level_sizes[-1][0] * slide.level_sizes[-1][1] > MAX_PX:
         return replace(checked, message="single level: tissue is not looked for here, tiles not estimated")
     with SlideReader(slide) as reader:

@@ -32,7 +32,7 @@ def lay_tiles(slide: Slide, store_path: str, key: str, settings: TilingSettings)
         if kept.grid.slide != slide:
             _tell_slide(kept, slide)
         return kept.n_tiles
-    mpp = working_mpp(slide, settings.mpp)
+    mpp = working_mpp(slide, settings.mpp, reductions=settings.reading.reductions)
     try:
         reader = reader_for(slide, settings.reading)
         tissue = find_tissue(reader, settings.tissue)

@@ -100,15 +100,19 @@ def describe(path: Path, facts: Facts, *, slide_id: str | None, mpp: Pair | None
     )
 
 
-def working_mpp(slide: Slide, mpp: float, *, tolerance: float = SAME_SCALE) -> Mpp:
+def working_mpp(slide: Slide, mpp: float, *, tolerance: float = SAME_SCALE, reductions: tuple[int, ...] = (1,)) -> Mpp:
     """The scale that tiles are really cut at: a level's own within `tolerance` of `mpp`, else `mpp` itself.
 
-    Raises ScaleError where the slide has nothing as fine as `mpp`: pixels are never invented.
+    What the decoder makes of a level, reduced by one of `reductions`, is as good as a level: its pixels are taken as
+    they are, too. Raises ScaleError where the slide has nothing as fine as `mpp`: pixels are never invented.
     """
     own = [Mpp(slide.mpp_l0.x * by, slide.mpp_l0.y * by, "level") for by in slide.level_downsamples]
+    finer = [scale for scale in own if max(scale.x, scale.y) <= mpp * (1 + tolerance)]
+    if finer:  # of its coarsest, as `read_box` takes that one
+        own += [Mpp(by * finer[-1].x, by * finer[-1].y, "reduced") for by in reductions if by > 1]
     near = [scale for scale in own if max(abs(scale.x / mpp - 1), abs(scale.y / mpp - 1)) <= tolerance]
     if near:
-        return min(near, key=lambda scale: abs(scale.mean / mpp - 1))
+        return min(near, key=lambda scale: (scale.source != "level", abs(scale.mean / mpp - 1)))
     finest = max(own[0].x, own[0].y)
     if finest > mpp * (1 + tolerance):
         raise ScaleError(

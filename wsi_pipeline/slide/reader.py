@@ -46,6 +46,11 @@ class Reading:
     direct: bool = True
     reduced: bool = False
 
+    @property
+    def reductions(self) -> tuple[int, ...]:
+        """What a decoder may reduce by, from 1 on."""
+        return REDUCTIONS if self.reduced else (1,)
+
 
 PLAIN = Reading()
 
@@ -71,7 +76,7 @@ class SlideReader:
             self._direct = DirectPixels(here.path, levels)
         else:
             self._opened = self._pixels  # what cannot be opened is told now
-        self._reductions = REDUCTIONS if reading.reduced else (1,)
+        self._reductions = reading.reductions
         self._to_srgb: Any = None
         if reading.icc:
             self._to_srgb, self.warnings = self._colours()
