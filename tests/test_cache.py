@@ -267,7 +267,11 @@ def test_a_manifest_here_may_name_slides_anywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "said"),
-    [("counted://b/no.tif", r"no\.tif: no such file"), ("counted://s", "s: a folder, not a slide file")],
+    [
+        ("counted://b/no.tif", r"no\.tif: no such file"),
+        ("counted://s", "s: a folder, not a slide file"),
+        ("counted://s/", "^s: a"),
+    ],
 )
 def test_a_url_without_a_file_is_an_error_of_that_slide(files: Counted, url: str, said: str) -> None:
     files.pipe_file("/s/a.tif", b".")
@@ -280,6 +284,11 @@ def test_a_url_of_no_library_or_with_a_secret_is_refused_and_the_secret_not_said
     with pytest.raises(ConfigError) as refused:
         find_slides(url)
     assert "secret" not in str(refused.value)
+
+
+def test_a_url_that_names_nothing_is_refused(files: Counted) -> None:
+    with pytest.raises(ConfigError, match=r"counted://: names no bucket and no file"):
+        find_slides("counted://")  # as of s3://$BUCKET, which is not set
 
 
 def test_a_message_never_tells_where_a_copy_lies(files: Counted, tmp_path: Path) -> None:

@@ -255,4 +255,4 @@ def _no_room(folder: Path, needed: int, name: str) -> str:
 
 
 def _name(url: str) -> str:
-    return shown(Path(posixpath.basename(url)))
+    return shown(Path(posixpath.basename(url.rstrip("/"))))

@@ -39,7 +39,7 @@ def plain(path: str) -> str:
 def remote(url: str) -> tuple[FileSystem, str]:
     """The file system of a URL, and the path in it.
 
-    Raises ConfigError where no library for it is there, or where the URL holds a secret.
+    Raises ConfigError where no library for it is there, where it names nothing, or where the URL holds a secret.
     """
     if "::" in url:
         raise ConfigError(f"{url}: chained URLs are not read; give that of the file itself")
@@ -50,6 +50,8 @@ def remote(url: str) -> tuple[FileSystem, str]:
         found, path = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{url}: cannot be used ({error}); s3:// needs `pip install wsi-pipeline[s3]`") from error
+    if not path.strip("/"):
+        raise ConfigError(f"{url}: names no bucket and no file (a variable that is not set?); give the whole URL")
     return found, path
 
 
