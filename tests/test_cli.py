@@ -63,6 +63,11 @@ def test_check_tells_what_would_fail_and_says_so_by_its_exit_code(tmp_path, call
     assert "b: unreadable" in told and "empty file" in told and "0.5 x 0.5 um/px" in told
 
 
+def test_check_reads_slides_as_a_run_would(tmp_path, call):
+    draw_slide(tmp_path / "a.tif", size_px=(800, 800))
+    assert "no colour profile in the file" in call("check", tmp_path, "--set", "slide.icc=true")[1]
+
+
 def test_check_goes_on_after_a_slide_whose_url_cannot_be_used(tmp_path, call):
     draw_slide(tmp_path / "b.tif", size_px=(800, 800))
     manifest = tmp_path / "m.csv"

@@ -49,7 +49,7 @@ def _estimate(checked: Checked, slide: Slide, config: Config) -> Checked:
     mpp = working_mpp(slide, settings.mpp, reductions=settings.reading.reductions)
     if slide.level_sizes[-1][0] * slide.level_sizes[-1][1] > MAX_PX:
         return replace(checked, message="single level: tissue is not looked for here, tiles not estimated")
-    with SlideReader(slide) as reader:
+    with SlideReader(slide, settings.reading) as reader:
         tissue = find_tissue(reader, replace(settings.tissue, mpp=max(COARSE_MPP, settings.tissue.mpp)))
     grid = lay_grid(
         slide,
