@@ -126,6 +126,14 @@ def test_slides_in_use_may_be_more_than_the_limit(files: Counted, tmp_path: Path
         assert kept(tmp_path) == ["a.tif", "b.tif"]
 
 
+@pytest.mark.parametrize("said", ["100GB", "nan", "-1"])
+def test_a_limit_that_is_no_number_is_refused_by_its_name(files: Counted, monkeypatch: pytest.MonkeyPatch, said: str):
+    files.pipe_file("/b/a.tif", b".")
+    monkeypatch.setenv("WSI_PIPELINE_CACHE_GB", said)
+    with pytest.raises(ConfigError, match=f"WSI_PIPELINE_CACHE_GB: '{said}' is no number of GB; give"):
+        hold("counted://b/a.tif")
+
+
 @pytest.mark.parametrize("other", ["a/Data/0.dat", "b.jpg", "c_2.dcm"])
 def test_a_slide_of_which_another_file_is_replaced_is_fetched_anew(files: Counted, other: str) -> None:
     for name in ("a.mrxs", "b.vms", "c.dcm", other):

@@ -208,7 +208,7 @@ def _make_room(folder: Path, needed: int, name: str) -> None:
         _remove(draft)
     kept = {entry: _bytes(entry) for entry in folder.iterdir() if entry.is_dir() and not entry.suffix}
     total = sum(kept.values())
-    limit = float(os.environ.get(_SIZE) or CACHE_GB) * 1e9
+    limit = _limit()
     for entry in sorted(kept, key=_last_used):
         if total + needed <= limit and free_bytes(folder) >= needed:
             return
@@ -216,6 +216,18 @@ def _make_room(folder: Path, needed: int, name: str) -> None:
             total -= kept[entry]
     if free_bytes(folder) < needed:
         raise SlideError(_no_room(folder, needed, name))
+
+
+def _limit() -> float:
+    """Bytes that are kept at most. Raises ConfigError where the environment tells no number."""
+    said = os.environ.get(_SIZE) or str(CACHE_GB)
+    try:
+        gigabytes = float(said)
+    except ValueError:
+        gigabytes = -1.0
+    if not gigabytes >= 0:
+        raise ConfigError(f"{_SIZE}: {said!r} is no number of GB; give one such as {CACHE_GB:g}, or run.cache_gb")
+    return gigabytes * 1e9
 
 
 def _remove(entry: Path) -> bool:
