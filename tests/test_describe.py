@@ -32,6 +32,13 @@ def test_a_manifest_against_the_objective_is_taken_with_a_warning(tmp_path: Path
     assert slide.warnings == ("mpp 0.5 of the manifest does not fit the objective of 40x",)
 
 
+def test_a_default_against_the_objective_is_taken_with_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "case.svs").write_bytes(b"12345")
+    facts = Facts("aperio", "openslide", "JPEG", ((400, 200),), (1.0,), objective_power=40.0)
+    slide = describe(tmp_path / "case.svs", facts, slide_id=None, mpp=None, mpp_default=0.5)
+    assert "mpp 0.5 of the default does not fit the objective of 40x" in slide.warnings
+
+
 def test_a_file_against_its_own_objective_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScaleError, match=r"^case\.svs: .*objective of 40x"):
         a_slide(tmp_path, stated_mpp=(0.5, 0.5), objective_power=40.0)

@@ -124,10 +124,11 @@ def working_mpp(slide: Slide, mpp: float, *, tolerance: float = SAME_SCALE, redu
 
 def _warnings(facts: Facts, mpp: Mpp) -> tuple[str, ...]:
     found = list(facts.warnings)
-    if mpp.source == "manifest" and contradicts_objective(mpp, facts.objective_power):
-        found.append(f"mpp {mpp.mean:.4g} of the manifest does not fit the objective of {facts.objective_power:g}x")
     if mpp.source == "default":
         found.append(f"no mpp in the file: the default of {mpp.x:g} um/px was taken")
+    if mpp.source in ("manifest", "default") and contradicts_objective(mpp, facts.objective_power):
+        whose = f"mpp {mpp.mean:.4g} of the {mpp.source}"
+        found.append(f"{whose} does not fit the objective of {facts.objective_power:g}x")
     width, height = facts.level_sizes[0]
     if len(facts.level_sizes) == 1 and width * height > _GIANT_PX:
         found.append("a single level: overviews are slow to read")
