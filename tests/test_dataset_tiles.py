@@ -233,6 +233,14 @@ def test_patients_come_from_a_table_that_has_every_slide(folder):
         open_tiles(folder, unannotated="normal", patients="who.csv")
 
 
+def test_an_annotation_is_found_however_an_accent_in_its_name_is_written(tmp_path):
+    slide, _ = a_slide(tmp_path)
+    add_store(tmp_path, replace(slide, id="Fa\u0308lle"))  # as macOS writes it
+    (tmp_path / "annotations").mkdir()
+    annotate(tmp_path / "annotations", (BOX, "Tumor"), name="F\u00e4lle.geojson")
+    assert labels_of(open_tiles(tmp_path, unannotated="normal"), "Fa\u0308lle")[0, 0] == 1
+
+
 def test_annotations_may_be_listed_in_a_table(folder):
     (folder / "marks").mkdir()
     (folder / "annotations" / "a.geojson").rename(folder / "marks" / "x1.geojson")

@@ -166,7 +166,7 @@ def _named(paths: Sequence[Path], root: Path) -> list[SlideEntry]:
     """Ids from file names; those that several files would share come from their paths instead."""
     twins: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        twins[_key(_safe(_stem(path)))].append(path)
+        twins[name_key(_safe(_stem(path)))].append(path)
     ids = {
         path: _safe(_stem(path)) if len(group) == 1 else _safe("__".join(path.relative_to(root).parts))
         for group in twins.values()
@@ -174,10 +174,10 @@ def _named(paths: Sequence[Path], root: Path) -> list[SlideEntry]:
     }
     owners: dict[str, Path] = {}
     for path, slide_id in ids.items():
-        if _key(slide_id) in owners:
-            both = f"{_line(owners[_key(slide_id)])} and {_line(path)}"
+        if name_key(slide_id) in owners:
+            both = f"{_line(owners[name_key(slide_id)])} and {_line(path)}"
             raise ConfigError(f"{both} would both be {slide_id!r}; rename one, or give a manifest with slide_id")
-        owners[_key(slide_id)] = path
+        owners[name_key(slide_id)] = path
     return [SlideEntry(slide_id, str(path)) for path, slide_id in ids.items()]
 
 
@@ -190,7 +190,7 @@ def _stem(path: Path) -> str:
     return re.sub(r"(?i)\.ome$", "", path.stem)
 
 
-def _key(slide_id: str) -> str:
+def name_key(slide_id: str) -> str:
     """Equal for ids that some file systems hold to be one name: by case, or by how an accent is written."""
     return unicodedata.normalize("NFC", slide_id).casefold()
 
@@ -217,7 +217,7 @@ def _manifest(path: Path, beside: str = "") -> list[SlideEntry]:
     entries = [_row(path, number, row, beside or str(path.parent)) for number, row in rows]
     first: dict[str, int] = {}
     for entry, (number, _) in zip(entries, rows, strict=True):
-        same = first.setdefault(_key(entry.slide_id), number)
+        same = first.setdefault(name_key(entry.slide_id), number)
         if same != number:
             twice = f"slide_id {entry.slide_id!r} in rows {same} and {number}"
             raise ConfigError(f"{path.name}: {twice}; give each slide its own")

@@ -10,6 +10,7 @@ import numpy as np
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.datasets.table import read_table
+from wsi_pipeline.slide.cohort import name_key
 from wsi_pipeline.slide.reader import Slide
 from wsi_pipeline.slide.region_files import qupath_corner, read_regions
 from wsi_pipeline.slide.regions import UNNAMED, Regions, at_points, share_in_boxes
@@ -53,7 +54,7 @@ class LabelRule:
 
 
 def find_annotations(place: Path) -> dict[str, Path]:
-    """The annotation file of each slide, by its id in lower case.
+    """The annotation file of each slide, by `name_key` of its id.
 
     A folder holds <slide>.xml, .geojson, .json or <slide>_mask.tif; a CSV has columns `slide_id` and
     `annotation`, a path from where it lies or nothing. Raises ConfigError where a slide has two, or a file is
@@ -125,8 +126,8 @@ def _label(regions: Regions, groups: Collection[str], boxes: np.ndarray, rule: L
 
 
 def _slide_key(path: Path) -> str | None:
-    """The slide that a file is named after, in lower case; None where it is no annotation."""
-    name = path.name.casefold()
+    """The `name_key` of the slide that a file is named after; None where it is no annotation."""
+    name = name_key(path.name)
     if name.startswith(".") or not path.is_file():
         return None
     ending = next((ending for ending in (*_MASKS, *_OUTLINES) if name.endswith(ending)), None)
@@ -136,13 +137,13 @@ def _slide_key(path: Path) -> str | None:
 def _listed_annotations(path: Path) -> dict[str, Path]:
     table = read_table(path)
     slides = table.required("slide_id")
-    table.refuse_repeats([name.casefold() for name in slides])
+    table.refuse_repeats([name_key(name) for name in slides])
     found = {}
     for slide, file, place in zip(slides, table.text("annotation"), table.places, strict=True):
         if file and not (path.parent / file).is_file():
             raise ConfigError(f"{place}: {file}: no such file; correct its path, or leave it empty")
         if file:
-            found[slide.casefold()] = path.parent / file
+            found[name_key(slide)] = path.parent / file
     return found
 
 

@@ -20,6 +20,7 @@ from wsi_pipeline.learn.datasets.annotations import (
     read_annotations,
 )
 from wsi_pipeline.learn.datasets.table import part_names, read_table
+from wsi_pipeline.slide.cohort import name_key
 from wsi_pipeline.slide.describe import SAME_SCALE
 from wsi_pipeline.slide.regions import RegionDraft, Regions
 from wsi_pipeline.tiles.grid import TileGrid
@@ -148,12 +149,12 @@ def _regions(
     files = find_annotations(place)
     slides = [store.grid.slide for store in stores]
     if place == folder:  # where run.json and other files lie too
-        ids = {slide.id.casefold() for slide in slides}
+        ids = {name_key(slide.id) for slide in slides}
         files = {name: path for name, path in files.items() if name in ids}
         if not files and unannotated != "normal":
             raise ConfigError(f"{folder}: no annotation of its {len(slides)} slides; put them in {folder}/annotations, "
                               f"or say where they are with data.options.annotations=FOLDER")  # fmt: skip
-    lacking = [slide.id for slide in slides if slide.id.casefold() not in files]
+    lacking = [slide.id for slide in slides if name_key(slide.id) not in files]
     if len(lacking) == len(slides) and (files or unannotated == "skip"):
         names = ", ".join(path.name for path in list(files.values())[:3])
         raise ConfigError(f"{place}: no annotation is named after a slide; slides are {', '.join(lacking[:3])}, "
@@ -162,9 +163,9 @@ def _regions(
         raise ConfigError(f"{place}: {len(lacking)} of {len(slides)} slides have no annotation, such as "
                           f"{', '.join(lacking[:3])}; add them, or say unannotated: normal or skip")  # fmt: skip
     found = {
-        slide.id: read_annotations(files[slide.id.casefold()], slide, full_frame=full_frame)
+        slide.id: read_annotations(files[name_key(slide.id)], slide, full_frame=full_frame)
         for slide in slides
-        if slide.id.casefold() in files
+        if name_key(slide.id) in files
     }
     return found | ({name: RegionDraft().regions() for name in lacking} if unannotated == "normal" else {})
 
