@@ -95,6 +95,13 @@ def test_a_glob_and_a_single_file_name_slides_too(tmp_path: Path) -> None:
     assert ids(tmp_path / "p2" / "b.svs") == ["b"]
 
 
+def test_a_folder_with_brackets_in_its_name_is_no_pattern_before_a_glob(tmp_path: Path) -> None:
+    touch(tmp_path, "Slides [2024]/a.svs", "Slides [2024]/x/b.svs", "Slides 2/c.svs")
+    assert ids(str(tmp_path / "Slides [2024]" / "*.svs")) == ["a"]
+    assert ids(str(tmp_path / "Slides [2024]" / "**" / "*.svs")) == ["a", "b"]
+    assert ids(str(tmp_path / "Slides [0-9]" / "*.svs")) == ["c"]
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("gone", "no such file or folder"), ("*.svs", "no slides found"), ("", "no slides found; looked for .*svs")],

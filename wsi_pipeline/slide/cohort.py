@@ -10,7 +10,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 from wsi_pipeline.errors import ConfigError
@@ -62,7 +62,7 @@ def find_slides(source: str | Path, *, exclude: Sequence[Path] = ()) -> list[Sli
             raise ConfigError(f"{place.name}: one of our own maps, not a slide; give the slide it was made from")
         entries = _named([place], place.parent)
     elif any(mark in str(source) for mark in "*?["):
-        matches = [path for path in map(Path, glob(str(source), recursive=True)) if _is_slide_name(path)]
+        matches = [path for path in _matches(place) if _is_slide_name(path)]
         found = sorted(_one_a_series(sorted(matches)))
         entries = _named(found, Path(os.path.commonpath([path.parent for path in found])) if found else place)
     else:
@@ -73,6 +73,14 @@ def find_slides(source: str | Path, *, exclude: Sequence[Path] = ()) -> list[Sli
         looked = "rows below its header" if place.suffix.lower() == ".csv" else " ".join(sorted(SUFFIXES))
         raise ConfigError(f"{source}: no slides found; looked for {looked}")
     return sorted(entries, key=lambda entry: entry.slide_id)
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """What a glob matches; the folders that it begins with and that are there are no patterns: "Slides [2024]/*"."""
+    folders = [folder for folder in pattern.parents if os.path.exists(folder)]
+    there = folders[0] if folders else Path()
+    inside = str(pattern.relative_to(there))
+    return map(Path, glob(os.path.join(escape(str(there)), inside), recursive=True))
 
 
 def _is_slide_name(path: Path) -> bool:
