@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -265,6 +267,31 @@ def test_a_folder_a_glob_and_a_manifest_at_a_url_name_slides_by_url(files: Count
     found = [(entry.slide_id, entry.path) for entry in find_slides(source)]
     assert ("a", "counted:///s/in/a.tif") in found
     assert source.endswith("*.tif") or len(found) == 1
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """The address of a server on loopback that has the folder `www`."""
+    pytest.importorskip("aiohttp")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "www").mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "www"))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("files")
+def test_a_page_of_links_is_a_folder_and_no_slide(web: str, tmp_path: Path) -> None:
+    for name in ("a.svs", "a.txt"):
+        (tmp_path / "www" / name).write_bytes(b".")
+    assert [entry.path for entry in find_slides(f"{web}/")] == [f"{web}/a.svs"]
+    with pytest.raises(SlideError, match="a folder, not a slide file"):
+        hold(f"{web}/")
 
 
 def test_a_manifest_here_may_name_slides_anywhere(tmp_path: Path) -> None:

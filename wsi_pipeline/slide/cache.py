@@ -111,7 +111,7 @@ def version_of(url: str) -> list[str]:
     files, there = remote(url)
     with reaching(_name(url)):
         info = files.info(there)
-        if info["type"] != "file":
+        if info["type"] != "file" or there.endswith("/"):  # http tells a page of links as a file
             raise SlideError(f"{_name(url)}: a folder, not a slide file; take it out of the cohort")
         others = {path: stamp(other) for path, other in listed_with(files, there).items()}
     return stamp(info) + ([digest(others)] if others else [])
