@@ -128,6 +128,20 @@ def test_slides_in_use_may_be_more_than_the_limit(files: Counted, tmp_path: Path
         assert kept(tmp_path) == ["a.tif", "b.tif"]
 
 
+def test_a_cache_folder_that_cannot_be_used_is_told_with_its_knob(files: Counted, tmp_path: Path) -> None:
+    files.pipe_file("/b/a.tif", b".")
+    lock_file = hold("counted://b/a.tif").path.parent.with_suffix(".lock")
+    lock_file.unlink()
+    lock_file.mkdir()  # cannot be opened, as one of another user cannot
+    with pytest.raises(ConfigError, match=r"\.lock: cannot be locked .*; give run\.cache_dir"):
+        hold("counted://b/a.tif")
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked" / "slides").write_text("cannot be made, as in a folder that may not be written")
+    use_cache(str(tmp_path / "locked"), None)
+    with pytest.raises(ConfigError, match=r"locked: no folder to keep slides in .*; give run\.cache_dir"):
+        hold("counted://b/a.tif")
+
+
 @pytest.mark.parametrize("said", ["100GB", "nan", "-1"])
 def test_a_limit_that_is_no_number_is_refused_by_its_name(files: Counted, monkeypatch: pytest.MonkeyPatch, said: str):
     files.pipe_file("/b/a.tif", b".")

@@ -27,6 +27,7 @@ from wsi_pipeline.stall import life_sign
 
 CACHE_GB = 100.0
 _ENTRY = rf"{re.escape(os.sep)}slides{re.escape(os.sep)}([0-9a-f]{{16}}(\.partial)?{re.escape(os.sep)})?"
+_SLIDES = "slides"
 _FOLDER, _SIZE = "WSI_PIPELINE_CACHE_DIR", "WSI_PIPELINE_CACHE_GB"
 
 
@@ -66,17 +67,12 @@ def cache_folder() -> Path:
     folder = _folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / _SLIDES).mkdir(exist_ok=True)  # in a folder that may not be written it is not made
         foreign = folder.stat().st_uid != os.getuid()
     except OSError as error:
         raise ConfigError(f"{folder}: no folder to keep slides in ({error.strerror}); give run.cache_dir") from error
     if foreign and not os.environ.get(_FOLDER):  # anyone may make a folder of that name there
         raise ConfigError(f"{folder}: is another user's; give run.cache_dir")
-    return folder
-
-
-def _slides() -> Path:
-    folder = cache_folder() / "slides"
-    folder.mkdir(exist_ok=True)
     return folder
 
 
@@ -89,7 +85,7 @@ def hold(path: str | Path) -> Held:
         return Held(Path(path))
     url = str(path)
     files, there = remote(url)
-    entry = _slides() / digest([url, *version_of(url)])
+    entry = cache_folder() / _SLIDES / digest([url, *version_of(url)])
     path = entry / posixpath.basename(there)
     while True:
         held = lock(entry.with_suffix(".lock"), alone=False)

@@ -63,7 +63,7 @@ def _lock(path: Path, *, alone: bool, wait: bool) -> Lock | None:
     if fcntl is None:
         raise ConfigError("files at URLs need POSIX locks, which this system has not; mount or copy them")
     while True:
-        found = Lock(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        found = Lock(_opened(path))
         try:
             fcntl.flock(found.handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -72,6 +72,16 @@ def _lock(path: Path, *, alone: bool, wait: bool) -> Lock | None:
         if _is_at(path, found.handle):
             return found
         found.close()  # its last owner removed it while this one waited
+
+
+def _opened(path: Path) -> int:
+    """The handle of a lock file, made where it is not there. ConfigError where another user has it, or none can be."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be locked ({error.strerror}); give run.cache_dir a folder of your own"
+        ) from error
 
 
 def _is_at(path: Path, handle: int) -> bool:
