@@ -146,6 +146,19 @@ def test_a_small_tiled_image_before_the_slide_is_passed_over_with_its_scale(tmp_
         np.testing.assert_array_equal(reader.read(0, 0, 0, (320, 256)), pixels)
 
 
+@pytest.mark.parametrize("options", [{"compression": "zlib"}, {"compression": "jpeg"}], ids=["zlib", "jpeg"])
+def test_an_orientation_tag_turns_no_tile_in_its_place(tmp_path: Path, options: dict) -> None:
+    plain, turned = ({"tile": (64, 64), "photometric": "rgb"} | options | more
+                     for more in ({}, {"extratags": [(274, 3, 1, 3, True)]}))  # fmt: skip
+    tifffile.imwrite(tmp_path / "a.tif", noise(128, 192, 3), **plain)
+    tifffile.imwrite(tmp_path / "b.tif", noise(128, 192, 3), **turned)
+    found = []
+    for name in ("a.tif", "b.tif"):
+        with SlideReader(open_slide(tmp_path / name, mpp=MPP)) as reader:
+            found.append(reader.read(0, 0, 0, (192, 128)))
+    np.testing.assert_array_equal(*found)
+
+
 def ome_image(side: int, mpp: float, data: str) -> str:
     told = f'SizeX="{side}" SizeY="{side}" SizeZ="1" SizeC="3" SizeT="1" PhysicalSizeX="{mpp}" PhysicalSizeY="{mpp}"'
     channel = '<Channel ID="Channel:0:0" SamplesPerPixel="3"/>'

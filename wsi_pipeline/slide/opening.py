@@ -37,7 +37,7 @@ def open_slide(
 
 
 def _facts(path: Path) -> Facts:
-    """What OpenSlide says of a file, or tifffile where OpenSlide cannot, or sees another image or fewer levels."""
+    """What OpenSlide says of a file; tifffile where it cannot, sees another image or fewer levels, or turns tiles."""
     kind = format_of(path)
     tiff = _tags(path, kind)
     if tiff is None:
@@ -55,7 +55,8 @@ def _facts(path: Path) -> Facts:
             raise refused from None
     other = found.level_sizes[0] != tiff.level_sizes[0]  # OpenSlide takes the first tiled page, a macro too
     fewer = len(found.level_sizes) < len(tiff.level_sizes)
-    return facts_of_tiff(path, tiff) if kind == GENERIC and (other or fewer) else found
+    odd = other or fewer or (tiff.turned and tiff.codec != "JPEG")  # OpenSlide turns each such tile in its place
+    return facts_of_tiff(path, tiff) if kind == GENERIC and odd else found
 
 
 def _tags(path: Path, kind: str | None) -> TiffTags | None:

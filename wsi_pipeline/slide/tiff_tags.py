@@ -47,6 +47,7 @@ class TiffTags:
         stated_mpp: (x, y) um/px that OME-XML gives; `resolution_mpp`: that of the resolution tags.
         not_rgb: why its pixels are no 8-bit RGB, or nothing.
         not_whole: why it is more than one RGB image, or less than the file should hold, or nothing.
+        turned: whether an Orientation tag asks viewers to turn or mirror what is stored.
     """
 
     level_sizes: tuple[tuple[int, int], ...]
@@ -55,6 +56,7 @@ class TiffTags:
     codec: str
     not_rgb: str
     not_whole: str
+    turned: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -71,6 +73,7 @@ def tiff_tags(path: Path) -> TiffTags:
             codec=_CODECS.get(int(page.compression), f"TIFF {int(page.compression)}"),
             not_rgb=_not_rgb(page),
             not_whole=_not_plane(series) or _cut_short(tiff, series),
+            turned=page.tags.valueof("Orientation", 1) != 1,
             warnings=_one_piece(page, sizes[0]),
         )
 
