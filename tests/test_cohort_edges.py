@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.slide.cohort import find_slides
+from wsi_pipeline.slide.cohort import SlideEntry, find_slides
 
 
 def ids(source: str | Path) -> list[str]:
@@ -94,9 +94,12 @@ def test_what_spreadsheets_do_to_a_manifest_is_told(tmp_path: Path, text: str, r
         find_slides(manifest(tmp_path, text))
 
 
-def test_blanks_around_a_path_are_none_of_it(tmp_path: Path) -> None:
-    entries = find_slides(manifest(tmp_path, f"slide_id,path\na, {os.sep}b{os.sep}a.svs\nb, b.svs \n"))
-    assert [entry.path for entry in entries] == [f"{os.sep}b{os.sep}a.svs", str(tmp_path / "b.svs")]
+def test_blanks_around_what_a_row_says_are_none_of_it(tmp_path: Path) -> None:
+    text = f"slide_id,path,patient_id,split\na, {os.sep}b{os.sep}a.svs, p1, train\nb, b.svs ,p1,  \n"
+    assert find_slides(manifest(tmp_path, text)) == [
+        SlideEntry("a", f"{os.sep}b{os.sep}a.svs", patient_id="p1", split="train"),
+        SlideEntry("b", str(tmp_path / "b.svs"), patient_id="p1"),
+    ]
 
 
 def test_a_slide_that_is_not_there_stays_in_the_cohort(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def _row(path: Path, number: int, row: dict[str, str], beside: str) -> SlideEntr
         slide_id,
         _from(beside, where),
         (x, y) if x and y else None,
-        *(row.get(name) or None for name in ("label", "patient_id", "split")),
+        *((row.get(name) or "").strip() or None for name in ("label", "patient_id", "split")),
     )
 
 
