@@ -1,5 +1,6 @@
 """`evaluate` on tables and on a training's folder: files, words, exit codes, and what is wrong in a table."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -66,6 +67,15 @@ def test_what_evaluate_writes_it_reads_again_thresholds_and_predictions(tmp_path
          "--out", tmp_path / "again")  # fmt: skip
     labels = [json.loads((folder / "evaluation.json").read_text())["labels"] for folder in (first, tmp_path / "again")]
     assert labels[0] == labels[1] and labels[0][0]["threshold"] == 0.3
+
+
+def test_predictions_are_read_again_whatever_the_labels_call_a_patient(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    true.rename(columns={"patient_id": "subject"}).to_csv(tmp_path / "labels.csv", index=False)
+    call(*options, "--patient-column", "subject")
+    written = tmp_path / "report" / "predictions.csv"
+    again = call(*options, "--patient-column", "subject", "--predictions", written, "--out", tmp_path / "again")
+    assert again.exit_code == 0 and "60 images, 30 patients" in again.stdout
 
 
 def test_another_table_is_compared_by_id_whatever_its_order(tmp_path) -> None:
@@ -144,6 +154,19 @@ def test_grades_of_one_column_are_cumulative_labels(tmp_path) -> None:
     assert found["confusion"]["names"] == ["grade 0", "grade 1", "grade 2"]
 
 
+def test_a_column_for_each_grade_is_no_cumulative_label(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    true.assign(mass=[1, 0] * 30, edema=[0, 1] * 30).to_csv(tmp_path / "labels.csv", index=False)
+    with pytest.raises(ConfigError, match="ids with 'edema' and without the lower 'mass': 30, the first is 'i001'"):
+        call(*options, "--ordinal")
+
+
+def test_a_class_is_named_once(tmp_path) -> None:
+    options, _, _ = write_tables(tmp_path)
+    with pytest.raises(ConfigError, match="--classes: 'mass' is there twice"):
+        call(*options, "--classes", "mass,edema,mass")
+
+
 @pytest.mark.parametrize(
     ("table", "spoil", "said"),
     [
@@ -156,8 +179,22 @@ def test_grades_of_one_column_are_cumulative_labels(tmp_path) -> None:
         ("preds", lambda t: t.assign(note="good"), "image i000 has 'good' in column 'note'; .* with --classes"),
         ("preds", lambda t: pd.concat([t, t[4:5]]), "preds.csv: ids in more than one row: 1, the first is 'i004'"),
         ("preds", lambda t: t.iloc[:0], "preds.csv: has a header and no rows"),
+        ("preds", lambda t: t.assign(mass2=t.mass).rename(columns={"mass2": "mass"}), "preds.csv: 'mass' is there twi"),
+        ("labels", lambda t: t.assign(**{"mass ": 1 - t.mass}), "labels.csv: 'mass' is there twice"),
     ],
-    ids=["label 2", "no column", "fewer rows", "no patient", "other ids", "logits", "words", "twice", "empty"],
+    ids=[
+        "label 2",
+        "no column",
+        "fewer rows",
+        "no patient",
+        "other ids",
+        "logits",
+        "words",
+        "twice",
+        "empty",
+        "column twice",
+        "column twice but for a space",
+    ],
 )
 def test_a_fault_of_a_table_is_named_with_its_row(table: str, spoil, said: str, tmp_path) -> None:
     options, predictions, labels = write_tables(tmp_path)
@@ -173,14 +210,37 @@ def test_a_fault_of_a_table_is_named_with_its_row(table: str, spoil, said: str, 
         ("", "is empty"),
         ("image\na\n", "no column but 'image'"),
         ("a,b\n1\n1,2,3\n", "no CSV"),
+        ("image,mass,edema\ni000,0.5,0.5,\ni001,0.5,0.5,\n", "Expected 3 fields in line 2, saw 4"),
     ],
-    ids=["absent", "no bytes", "ids alone", "ragged"],
+    ids=["absent", "no bytes", "ids alone", "ragged", "a comma at each end"],
 )
 def test_what_is_no_table_is_named(text: str | None, said: str, tmp_path) -> None:
     options, _, _ = write_tables(tmp_path)
     (tmp_path / "preds.csv").unlink() if text is None else (tmp_path / "preds.csv").write_text(text)
     with pytest.raises(ConfigError, match=f"preds.csv: .*{said}"):
         call(*options)
+
+
+def test_a_packed_table_that_is_cut_off_or_none_is_told(tmp_path) -> None:
+    options, _, _ = write_tables(tmp_path)
+    whole = gzip.compress((tmp_path / "labels.csv").read_bytes())
+    for data, said in ((whole[: len(whole) // 2], "Compressed file ended"), (b"plain", "Not a gzipped file")):
+        (tmp_path / "labels.csv.gz").write_bytes(data)
+        with pytest.raises(ConfigError, match=rf"labels.csv.gz: .*\({said}"):
+            call(*options, "--labels", tmp_path / "labels.csv.gz")
+
+
+def test_what_pandas_and_spreadsheets_add_or_leave_out_changes_nothing(tmp_path) -> None:
+    options, said, true = write_tables(tmp_path)
+    words = ["mass" if row["mass"] else "edema" if row["edema"] else "" for _, row in true.iterrows()]
+    true.assign(finding=words).drop(columns=list(NAMES)).to_csv(tmp_path / "labels.csv", index=False)
+    call(*options, "--label-column", "finding")
+    expected = (tmp_path / "report" / "evaluation.csv").read_text()
+    said.to_csv(tmp_path / "preds.csv")  # with a column of row numbers that has no name
+    lines = (tmp_path / "labels.csv").read_text().splitlines()
+    (tmp_path / "labels.csv").write_text("\n".join(line.rstrip(",") for line in lines))
+    call(*options, "--label-column", "finding")
+    assert (tmp_path / "report" / "evaluation.csv").read_text() == expected
 
 
 def test_only_common_goes_on_with_what_both_tables_hold_and_says_so(tmp_path) -> None:

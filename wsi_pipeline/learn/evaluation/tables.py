@@ -1,6 +1,7 @@
 """Answers, what evaluation works on, from a table of predictions and a table of labels; bad rows are named."""
 
 import difflib
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,13 +60,15 @@ class Answers:
 def read_predictions(
     path: str | Path, *, id_column: str, class_names: Sequence[str] = (), leave: Sequence[str] = (), scale: Scale
 ) -> Predictions:
-    """The predictions of a CSV: a row an image, a column a class (all columns but the id's and `leave` by default).
+    """The predictions of a CSV: a row an image, a column a class (by default all that have a name, but the id's and
+    `leave`).
 
     `scale` "logits" takes a sigmoid of each value, "softmax" a softmax over the row. An empty cell is NaN.
     Raises ConfigError naming file, column and image: no such column, a text, a value outside 0-1, ids twice.
     """
     frame = _read_csv(path, id_column)
-    names = tuple(class_names) or tuple(name for name in frame.columns if name not in (id_column, *leave))
+    names = tuple(class_names) or tuple(name for name in frame.columns if name not in ("", id_column, *leave))
+    _refuse_twice(names, "--classes")
     if not names:
         raise ConfigError(f"{path}: no column but {id_column!r}; give a column of probabilities for each class")
     values = _numbers(frame, names, f"{path}", remedy="name the columns of classes with --classes")
@@ -187,6 +190,15 @@ def check_exclusive(labels: np.ndarray, probs: np.ndarray, ids: np.ndarray) -> l
     return []
 
 
+def check_ordinal(labels: np.ndarray, names: Sequence[str], ids: np.ndarray) -> None:
+    """ConfigError where an image has grade >= k + 1 and not grade >= k, as with a column for each grade."""
+    wrong = labels[:, 1:] > labels[:, :-1]  # never of NaN
+    if wrong.any():
+        k = np.argwhere(wrong)[0, 1]
+        named = _some(ids[wrong.any(axis=1)], f"with {names[k + 1]!r} and without the lower {names[k]!r}")
+        raise ConfigError(f"{named}; --ordinal wants grade >= 1, grade >= 2 ... in rising order, or --label-column")
+
+
 def find_column(frame: pd.DataFrame, name: str, place: str) -> str:
     """`name`, a column of the table; ConfigError names the nearest one that it has."""
     if name in frame.columns:
@@ -198,22 +210,29 @@ def find_column(frame: pd.DataFrame, name: str, place: str) -> str:
 
 
 def _read_csv(path: str | Path, id_column: str) -> pd.DataFrame:
-    """A CSV as text, its index the ids (also kept as a column)."""
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    """A CSV as text, its index the ids (also kept as a column); cells that a row lacks at its end are empty."""
+    how = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "skipinitialspace": True}
+    try:  # the header as a row: pandas would rename a second column of a name, and move cells of longer rows
+        frame = pd.read_csv(path, header=None, **how).fillna("")  # type: ignore[call-overload]
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an existing CSV") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); give an existing CSV") from None
     except pd.errors.EmptyDataError:
         raise ConfigError(f"{path}: is empty; a CSV with a header and a row an image is expected") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise ConfigError(f"{path}: is no CSV of UTF-8 text ({' '.join(str(error).split())})") from None
-    frame.columns = frame.columns.str.strip()
+    frame, frame.columns = frame.iloc[1:], frame.iloc[0].str.strip()
+    _refuse_twice([name for name in frame.columns if name], str(path))
     if not len(frame):
         raise ConfigError(f"{path}: has a header and no rows; give a row an image")
     ids = frame[find_column(frame, id_column, str(path))].str.strip()
     if twice := ids[ids.duplicated()].tolist():
         raise ConfigError(f"{path}: {_some(np.array(twice), 'in more than one row')}; keep one row an image")
     return frame.set_index(pd.Index(ids, name="id"))
+
+
+def _refuse_twice(names: Sequence[str], place: str) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ConfigError(f"{place}: {twice[0]!r} is there twice; give each column a name of its own")
 
 
 def _numbers(frame: pd.DataFrame, names: Sequence[str], place: str, *, remedy: str) -> np.ndarray:
