@@ -78,12 +78,42 @@ def test_predictions_are_read_again_whatever_the_labels_call_a_patient(tmp_path)
     assert again.exit_code == 0 and "60 images, 30 patients" in again.stdout
 
 
+def test_thresholds_are_written_whole(tmp_path) -> None:
+    options, said, _ = write_tables(tmp_path)
+    near = {name: 1 - 1e-7 * (1 - said[name]) for name in NAMES}
+    said.assign(**near).to_csv(tmp_path / "preds.csv", index=False)
+    (tmp_path / "t.json").write_text(json.dumps(dict.fromkeys(NAMES, 0.99999995)))
+    call(*options, "--thresholds", tmp_path / "t.json")
+    first = tmp_path / "report" / "evaluation.csv"
+    assert "0.99999995" in (tmp_path / "report" / "evaluation.html").read_text()
+    call(*options, "--thresholds", first, "--out", tmp_path / "again")
+    assert (tmp_path / "again" / "evaluation.csv").read_text() == first.read_text()
+
+
 def test_another_table_is_compared_by_id_whatever_its_order(tmp_path) -> None:
     options, said, _ = write_tables(tmp_path)
     said.iloc[::-1].to_csv(tmp_path / "other.csv", index=False)
     call(*options, "--patient-column", "patient_id", "--compare", tmp_path / "other.csv")
     found = json.loads((tmp_path / "report" / "evaluation.json").read_text())["comparison"]
     assert found["other"] == "other.csv" and found["mean"]["auroc"] == {"value": 0, "low": 0, "high": 0}
+
+
+@pytest.mark.parametrize("way", ["fewer rows", "empty cells"])
+def test_images_of_which_the_other_model_says_nothing_are_told(way: str, tmp_path) -> None:
+    options, said, _ = write_tables(tmp_path)
+    other = said[:20] if way == "fewer rows" else said.assign(mass=said["mass"][:20], edema=said["edema"][:20])
+    other.to_csv(tmp_path / "other.csv", index=False)
+    done = call(*options, "--compare", tmp_path / "other.csv", "--only-common")
+    words = "40 of 60 images lack a prediction of other.csv and are left out of the comparison"
+    assert f"warning: {words}" in done.stderr and words in (tmp_path / "report" / "evaluation.html").read_text()
+    assert json.loads((tmp_path / "report" / "evaluation.json").read_text())["comparison"]["images"] == 20
+
+
+def test_a_comparison_that_is_not_defined_is_told_by_a_dash(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    true.assign(mass=0, edema=0).to_csv(tmp_path / "labels.csv", index=False)
+    done = call(*options, "--compare", tmp_path / "preds.csv")
+    assert "mean AUROC minus that of preds.csv: – (no interval)" in done.stdout
 
 
 def test_logits_come_to_what_their_probabilities_come_to(tmp_path) -> None:
@@ -265,8 +295,10 @@ def test_exclusive_labels_need_one_class_an_image(tmp_path) -> None:
         (["--predictions", "p.csv", "--checkpoint", "demo"], "give either --checkpoint"),
         (["--predictions", "p.csv"], "needs --labels"),
         (["--checkpoint", "demo"], "needs --data"),
+        (["--predictions", "p.csv", "--seed", "-1"], "'--seed': -1 is not in the range"),
+        (["--predictions", "p.csv", "--mistakes", "-1"], "'--mistakes': -1 is not in the range"),
     ],
-    ids=["neither", "both", "no labels", "no data"],
+    ids=["neither", "both", "no labels", "no data", "seed", "mistakes"],
 )
 def test_a_usage_error_says_what_belongs_together(arguments: list[str], said: str, tmp_path) -> None:
     done = call(*arguments, "--out", tmp_path / "report")

@@ -191,6 +191,17 @@ def test_subgroups_are_the_evaluations_of_their_rows() -> None:
     assert found[0].mean == alone.mean and found[0].images == 20
 
 
+def test_quarters_of_large_numbers_stay_apart_and_missing_numbers_are_unknown() -> None:
+    columns = pd.DataFrame({"when": 1_700_000_000 + 37 * np.arange(60), "age": ["NA", *map(str, range(59))]})
+    found = an_evaluation(columns=columns, by=["when", "age"]).subgroups
+    assert [(part.column, part.value, part.images) for part in found] == [
+        ("when", "1700000000 to 1700000518", 15), ("when", "1700000555 to 1700001073", 15),
+        ("when", "1700001110 to 1700001628", 15), ("when", "1700001665 to 1700002183", 15),
+        ("age", "0 to 14", 15), ("age", "15 to 29", 15), ("age", "30 to 43", 14), ("age", "44 to 58", 15),
+        ("age", "unknown", 1),
+    ]  # fmt: skip
+
+
 def test_raw_probabilities_give_the_errors_before_calibration() -> None:
     labels, _, _ = some_answers()
     raw = np.full((60, 2), 0.9)

@@ -31,8 +31,8 @@ import click
 @click.option("--prevalence", multiple=True, metavar="[CLASS=]SHARE", help="State the PPV at this prevalence.")
 @click.option("--rounds", default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--level", default=0.95, show_default=True, help="Of the intervals.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--mistakes", default=48, show_default=True, help="Worst mistakes shown at most.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the bootstrap.")
+@click.option("--mistakes", default=48, show_default=True, type=click.IntRange(0), help="Worst mistakes shown at most.")
 def command(out: str, **given: Any) -> int:
     """Judge a checkpoint on images, or any model's predictions against labels.
 

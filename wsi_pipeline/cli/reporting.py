@@ -18,7 +18,7 @@ from wsi_pipeline.learn.evaluation.compare import Comparison, compare
 from wsi_pipeline.learn.evaluation.evaluate import evaluate
 from wsi_pipeline.learn.evaluation.figures import Estimate, Evaluation
 from wsi_pipeline.learn.evaluation.mistakes import Mistake, thumbnail, worst_mistakes
-from wsi_pipeline.learn.evaluation.page import Material, say, write_page
+from wsi_pipeline.learn.evaluation.page import DASH, Material, say, write_page
 from wsi_pipeline.learn.evaluation.results import write_csv, write_json, write_predictions
 from wsi_pipeline.learn.evaluation.stated import stated_prevalence, stated_thresholds
 
@@ -67,7 +67,8 @@ def judge(judged: Judged, given: dict[str, Any]) -> tuple[Evaluation, np.ndarray
     if other is None:
         return evaluation, None, None
     words = "this model", Path(given["compare"]).name
-    return evaluation, other, compare(answers.labels, answers.probs, other, class_names=names, names=words, **draw)
+    compared = compare(answers.labels, answers.probs, other, class_names=names, names=words, **draw)
+    return replace(evaluation, warnings=(*evaluation.warnings, *_uncompared(judged, other, words[1]))), other, compared
 
 
 def report(
@@ -119,7 +120,9 @@ def told(evaluation: Evaluation, comparison: Comparison | None) -> str:
         lines.append(f"{name.replace('_', ' ')}: {_span(found)}")
     if comparison is not None:
         gain, other = comparison.mean.auroc, comparison.other
-        lines.append(f"mean AUROC minus that of {other}: {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})")
+        value = DASH if isnan(gain.value) else f"{gain.value:+.3f}"
+        span = "(no interval)" if isnan(gain.low) else f"({gain.low:+.3f} to {gain.high:+.3f})"
+        lines.append(f"mean AUROC minus that of {other}: {value} {span}")
     return "\n".join(lines)
 
 
@@ -137,6 +140,19 @@ def _other(judged: Judged, given: dict[str, Any]) -> tuple[np.ndarray, list[str]
     from wsi_pipeline.cli.predicted import probs_of_checkpoint
 
     return probs_of_checkpoint(where, judged, given)
+
+
+def _uncompared(judged: Judged, other: np.ndarray, name: str) -> list[str]:
+    """A line where the other model says nothing of some labels: the comparison is without them."""
+    answers = judged.answers
+    mine = ~np.isnan(answers.labels) & ~np.isnan(answers.probs)
+    count = int((mine & np.isnan(other)).any(axis=1).sum())
+    if not count:
+        return []
+    return [
+        f"{count:,} of {len(mine):,} images lack a prediction of {name} and are left out of the comparison, so its "
+        f"AUROCs of this model are not those of all images."
+    ]
 
 
 def _mistakes(judged: Judged, evaluation: Evaluation, count: int) -> list[Mistake]:

@@ -65,7 +65,7 @@ def _row(label: LabelResult) -> dict[str, Any]:
         "unknown": label.unknown,
         "positive_patients": label.positive_patients,
         "negative_patients": label.negative_patients,
-        "threshold": label.threshold,
+        "threshold": repr(label.threshold),  # whole: rounded, it may lie beyond the images that it was set between
         "true_positive": tp,
         "false_positive": fp,
         "false_negative": fn,
