@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -19,6 +20,8 @@ from PIL import Image
 from wsi_pipeline.cli.evaluate import command
 from wsi_pipeline.errors import ConfigError, ModelError, StoreError
 from wsi_pipeline.knobs import as_yaml
+from wsi_pipeline.learn.data.labels import LabelledImages
+from wsi_pipeline.learn.datasets import open_dataset
 from wsi_pipeline.learn.evaluation.stated import stated_prevalence, stated_thresholds
 from wsi_pipeline.learn.evaluation.tables import labels_in_words
 from wsi_pipeline.learn.model.checkpoint import Checkpoint, save_checkpoint
@@ -448,6 +451,27 @@ def test_images_of_the_training_are_known_under_a_named_data_set_too(name: str, 
     _, data = a_training(tmp_path)
     done = judge(tmp_path / name, data, "--dataset", "folder", "--split", "all")
     assert "8 of these images trained the model and 8 chose its epoch" in done.stderr
+
+
+def test_of_a_model_whose_training_nobody_knows_none_is_said_to_have_trained_it(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    (run / "split.csv").unlink()
+    (tmp_path / "other").mkdir()
+    data.rename(tmp_path / "other" / "train")
+    done = judge(run, tmp_path / "other", "--dataset", "folder", "--split", "train")
+    assert "24 of these images are of the data set's own training or validation part: where the model" in done.stderr
+    assert "trained the model" not in done.stderr
+
+
+def test_images_of_no_class_are_not_judged_by_a_model_whose_classes_exclude_each_other(tmp_path, monkeypatch) -> None:
+    def opened(*given: object, **options: object) -> LabelledImages:
+        images = open_dataset(*given, **options)  # type: ignore[arg-type]
+        return replace(images, exclusive=False, labels=images.labels * (np.arange(24) != 2)[:, None])
+
+    run, data = a_training(tmp_path)
+    monkeypatch.setattr("wsi_pipeline.cli.predicted.open_dataset", opened)
+    with pytest.raises(ConfigError, match=r"1 of 24 images have none or several of the classes, .* 'bright/04.png'"):
+        judge(run, data, "--split", "all")
 
 
 def test_the_test_part_of_another_data_set_may_have_been_trained_on(tmp_path) -> None:
