@@ -298,10 +298,23 @@ def test_exclusive_labels_need_one_class_an_image(tmp_path) -> None:
         (["--predictions", "p.csv", "--checkpoint", "demo"], "give either --checkpoint"),
         (["--predictions", "p.csv"], "needs --labels"),
         (["--checkpoint", "demo"], "needs --data"),
+        (["--checkpoint", "demo", "--data", "d", "--labels", "l.csv"], "--labels goes with --predictions"),
+        (["--checkpoint", "demo", "--data", "d", "--exclusive"], "--exclusive goes with --predictions"),
+        (["--predictions", "p.csv", "--labels", "l.csv", "--split", "test"], "--split goes with --checkpoint"),
         (["--predictions", "p.csv", "--seed", "-1"], "'--seed': -1 is not in the range"),
         (["--predictions", "p.csv", "--mistakes", "-1"], "'--mistakes': -1 is not in the range"),
     ],
-    ids=["neither", "both", "no labels", "no data", "seed", "mistakes"],
+    ids=[
+        "neither",
+        "both",
+        "no labels",
+        "no data",
+        "labels of a data set",
+        "classes of a model",
+        "part of a table",
+        "seed",
+        "mistakes",
+    ],
 )
 def test_a_usage_error_says_what_belongs_together(arguments: list[str], said: str, tmp_path) -> None:
     done = call(*arguments, "--out", tmp_path / "report")
