@@ -101,6 +101,14 @@ def test_another_table_is_compared_by_id_whatever_its_order(tmp_path) -> None:
     assert found["other"] == "other.csv" and found["mean"]["auroc"] == {"value": 0, "low": 0, "high": 0}
 
 
+def test_another_model_of_the_same_name_is_told_by_its_folder(tmp_path) -> None:
+    options, said, _ = write_tables(tmp_path)
+    (tmp_path / "old").mkdir()
+    said.to_csv(tmp_path / "old" / "preds.csv", index=False)
+    assert "minus that of old/preds.csv: +0.000" in call(*options, "--compare", tmp_path / "old" / "preds.csv").stdout
+    assert "<dd>old/preds.csv</dd>" in (tmp_path / "report" / "evaluation.html").read_text()
+
+
 @pytest.mark.parametrize("way", ["fewer rows", "empty cells"])
 def test_images_of_which_the_other_model_says_nothing_are_told(way: str, tmp_path) -> None:
     options, said, _ = write_tables(tmp_path)
@@ -116,7 +124,7 @@ def test_a_comparison_that_is_not_defined_is_told_by_a_dash(tmp_path) -> None:
     options, _, true = write_tables(tmp_path)
     true.assign(mass=0, edema=0).to_csv(tmp_path / "labels.csv", index=False)
     done = call(*options, "--compare", tmp_path / "preds.csv")
-    assert "mean AUROC minus that of preds.csv: – (no interval)" in done.stdout
+    assert "preds.csv: – (no interval)" in done.stdout and "nan" not in done.stdout
 
 
 def test_logits_come_to_what_their_probabilities_come_to(tmp_path) -> None:
@@ -451,6 +459,14 @@ def test_a_training_is_judged_on_its_test_part_with_pictures_and_calibration(tmp
     assert set(pd.read_csv(tmp_path / "report" / "predictions.csv")["image"]) == set(
         pd.read_csv(run / "split.csv").query("part == 'test'")["id"]
     )
+
+
+def test_a_model_named_by_a_point_has_its_folders_name(tmp_path, monkeypatch) -> None:
+    run, data = a_training(tmp_path)
+    monkeypatch.chdir(run)
+    judge(Path("."), data, "--out", tmp_path / "report")
+    facts = json.loads((tmp_path / "report" / "evaluation.json").read_text())["facts"]
+    assert facts["Model"].startswith("run (")
 
 
 def test_images_of_the_training_are_judged_only_with_a_warning(tmp_path) -> None:

@@ -277,3 +277,12 @@ def test_predictions_come_back_from_their_table_as_they_were(tmp_path) -> None:
     table = pd.read_csv(tmp_path / "p.csv")
     assert list(table.columns) == ["image", "patient_id", *NAMES]
     assert (table[list(NAMES)].to_numpy().astype(np.float32) == kept).all()
+
+
+def test_counts_of_a_table_are_whole_whatever_their_size(tmp_path) -> None:
+    found = an_evaluation()
+    many = replace(found.labels[0], negatives=1_234_567, counts=(18, 0, 0, 1_234_567))
+    write_csv(tmp_path / "e.csv", replace(found, labels=(many, found.labels[1])))
+    table = pd.read_csv(tmp_path / "e.csv", dtype=str)
+    assert table["negatives"][0] == table["true_negative"][0] == "1234567" and table["positives"][0] == "18"
+    assert table["negatives"].isna().tolist() == [False, False, True]

@@ -1,5 +1,6 @@
 """What `evaluate` judges: a checkpoint's answers to one part of the images it was trained with, or to others."""
 
+import os
 import sys
 from dataclasses import replace
 from io import StringIO
@@ -28,6 +29,7 @@ from wsi_pipeline.scores.engines import pick_device
 def from_checkpoint(given: dict[str, Any]) -> Judged:
     """The answers of --checkpoint to one part of --data."""
     checkpoint, folder = load_checkpoint(given["checkpoint"]), Path(given["checkpoint"])
+    called = Path(os.path.abspath(folder)).name  # also of "."
     trained = (folder / SETTINGS).is_file() and not given["dataset"]
     if not trained and not given["dataset"]:
         raise ConfigError(f"{folder}: no {SETTINGS} of a training; name the data set with --dataset")
@@ -51,12 +53,12 @@ def from_checkpoint(given: dict[str, Any]) -> Judged:
             columns=images.columns,
             warnings=tuple(warnings),
         ),
-        name=f"{folder.name} on {images.name}, {given['split']}",
+        name=f"{called} on {images.name}, {given['split']}",
         exclusive=checkpoint.exclusive,
         ordinal=checkpoint.ordinal,
         thresholds=checkpoint.class_thresholds,
         images=images,
-        facts={"Model": f"{folder.name} ({checkpoint.id})", "Data": images.name, "Part": given["split"]},
+        facts={"Model": f"{called} ({checkpoint.id})", "Data": images.name, "Part": given["split"]},
     )
 
 

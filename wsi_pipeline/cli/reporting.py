@@ -66,7 +66,7 @@ def judge(judged: Judged, given: dict[str, Any]) -> tuple[Evaluation, np.ndarray
     evaluation = replace(evaluation, warnings=(*answers.warnings, *more, *evaluation.warnings))
     if other is None:
         return evaluation, None, None
-    words = "this model", Path(given["compare"]).name
+    words = "this model", _name_beside(given["compare"], given["predictions"] or given["checkpoint"])
     compared = compare(answers.labels, answers.probs, other, class_names=names, names=words, **draw)
     return replace(evaluation, warnings=(*evaluation.warnings, *_uncompared(judged, other, words[1]))), other, compared
 
@@ -130,6 +130,12 @@ def _span(found: Estimate) -> str:
     return f"{say(found.value)} " + (
         "(no interval)" if isnan(found.low) else f"({say(found.low)} to {say(found.high)})"
     )
+
+
+def _name_beside(other: str, this: str) -> str:
+    """What the other model is called: its file or folder, with the folder above where this one is called alike."""
+    parts, mine = (Path(os.path.abspath(where)).parts for where in (other, this))
+    return os.path.join(*parts[-2:]) if parts[-1] == mine[-1] else parts[-1]
 
 
 def _other(judged: Judged, given: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
