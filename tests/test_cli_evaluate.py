@@ -49,8 +49,8 @@ def test_two_tables_come_to_four_files_and_no_torch_is_loaded(tmp_path) -> None:
 def test_without_a_patient_column_the_warning_is_loud_and_on_the_page(tmp_path) -> None:
     options, _, _ = write_tables(tmp_path)
     done = call(*options)
-    assert "warning: No patient column" in done.stderr
-    assert "No patient column" in (tmp_path / "report" / "evaluation.html").read_text()
+    assert "warning: No patients are named" in done.stderr
+    assert "No patients are named" in (tmp_path / "report" / "evaluation.html").read_text()
 
 
 def test_perfect_figures_are_not_told_as_certain(tmp_path) -> None:
@@ -459,6 +459,14 @@ def test_a_training_is_judged_on_its_test_part_with_pictures_and_calibration(tmp
     assert set(pd.read_csv(tmp_path / "report" / "predictions.csv")["image"]) == set(
         pd.read_csv(run / "split.csv").query("part == 'test'")["id"]
     )
+
+
+def test_images_of_a_data_set_that_names_no_patients_are_not_called_patients(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    done = judge(run, data)
+    assert "8 images;" in done.stdout and "warning: No patients are named: intervals are by image" in done.stderr
+    done = judge(run, data, "--set", r"data.options={patient_pattern: '(\d+)$'}")
+    assert "8 images, 8 patients;" in done.stdout and "No patients" not in done.stderr
 
 
 def test_a_model_named_by_a_point_has_its_folders_name(tmp_path, monkeypatch) -> None:

@@ -48,7 +48,7 @@ def from_checkpoint(given: dict[str, Any]) -> Judged:
             class_names=checkpoint.class_names,
             labels=images.labels,
             probs=calibrated(checkpoint, logits),
-            patients=one_spelling(images.patients),
+            patients=_named_patients(images),
             raw=probabilities(logits, exclusive=checkpoint.exclusive),
             columns=images.columns,
             warnings=tuple(warnings),
@@ -104,6 +104,11 @@ def aligned(images: LabelledImages, checkpoint: Checkpoint) -> LabelledImages:
         return images
     order = [images.class_names.index(name) for name in checkpoint.class_names]
     return replace(images, class_names=checkpoint.class_names, labels=images.labels[:, order])
+
+
+def _named_patients(images: LabelledImages) -> np.ndarray | None:
+    """The patient (N,) str of each image; None where each is called as its image, as in data sets that name none."""
+    return None if np.array_equal(images.patients, images.ids) else one_spelling(images.patients)
 
 
 def _refuse_several(images: LabelledImages, checkpoint: Checkpoint) -> None:
