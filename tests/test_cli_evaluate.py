@@ -293,6 +293,17 @@ def test_only_common_goes_on_with_what_both_tables_hold_and_says_so(tmp_path) ->
     assert "4 labelled images have no prediction" in call(*options, "--only-common").stderr
 
 
+def test_of_exclusive_labels_the_one_that_is_there_tells_the_others(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    true.assign(edema=1 - true["mass"]).to_csv(tmp_path / "labels.csv", index=False)
+    call(*options, "--exclusive")
+    expected = (tmp_path / "report" / "evaluation.csv").read_text()
+    empty = [true["mass"].where(true["mass"] == 1), (1 - true["mass"]).where(true["mass"] == 0)]
+    true.assign(mass=empty[0], edema=empty[1]).to_csv(tmp_path / "labels.csv", index=False)
+    assert "accuracy" in call(*options, "--exclusive").stdout
+    assert (tmp_path / "report" / "evaluation.csv").read_text() == expected
+
+
 def test_exclusive_labels_need_one_class_an_image(tmp_path) -> None:
     options, _, _ = write_tables(tmp_path)
     with pytest.raises(ConfigError, match="ids without exactly one class: "):

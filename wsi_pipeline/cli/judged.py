@@ -46,7 +46,9 @@ def from_tables(given: dict[str, Any]) -> Judged:
     if given["ordinal"]:
         tables.check_ordinal(labels, said.class_names, ids)
     probs = tables.keep(said, ids)
-    warnings += tables.check_exclusive(labels, probs, ids) if given["exclusive"] else []
+    if given["exclusive"]:
+        warnings += tables.check_exclusive(labels, probs, ids)
+        labels = np.nan_to_num(labels)  # who has one class has none of the others, told or not
     if left := len(said.ids) - len(ids):
         warnings.append(f"{left:,} predictions have no label and are left out (--only-common).")
     if left := len(true) - len(ids):
