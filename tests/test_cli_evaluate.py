@@ -202,6 +202,15 @@ def test_a_column_for_each_grade_is_no_cumulative_label(tmp_path) -> None:
         call(*options, "--ordinal")
 
 
+def test_images_whose_grade_is_not_wholly_known_are_told(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    true.assign(mass=1, edema=[0, 1, None] * 20).to_csv(tmp_path / "labels.csv", index=False)
+    assert "warning: 20 of 60 images have no known grade and are in no accuracy" in call(*options, "--ordinal").stderr
+    pd.DataFrame({"image": true["image"], "level": ["", 2] * 30}).to_csv(tmp_path / "labels.csv", index=False)
+    done = call(*options, "--ordinal", "--label-column", "level")
+    assert "warning: 30 of 60 images have no known grade" in done.stderr
+
+
 def test_a_class_is_named_once(tmp_path) -> None:
     options, _, _ = write_tables(tmp_path)
     with pytest.raises(ConfigError, match="--classes: 'mass' is there twice"):

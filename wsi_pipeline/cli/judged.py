@@ -44,7 +44,7 @@ def from_tables(given: dict[str, Any]) -> Judged:
     ids = frame.index.to_numpy(str)
     labels, warnings = _labels_of(frame, said.class_names, given, place)
     if given["ordinal"]:
-        tables.check_ordinal(labels, said.class_names, ids)
+        warnings += tables.check_ordinal(labels, said.class_names, ids)
     probs = tables.keep(said, ids)
     if given["exclusive"]:
         warnings += tables.check_exclusive(labels, probs, ids)

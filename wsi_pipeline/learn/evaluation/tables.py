@@ -190,13 +190,18 @@ def check_exclusive(labels: np.ndarray, probs: np.ndarray, ids: np.ndarray) -> l
     return []
 
 
-def check_ordinal(labels: np.ndarray, names: Sequence[str], ids: np.ndarray) -> None:
-    """ConfigError where an image has grade >= k + 1 and not grade >= k, as with a column for each grade."""
+def check_ordinal(labels: np.ndarray, names: Sequence[str], ids: np.ndarray) -> list[str]:
+    """A warning of grades that are not wholly known; ConfigError where an image has grade >= k + 1 and not grade >= k,
+    as with a column for each grade."""
     wrong = labels[:, 1:] > labels[:, :-1]  # never of NaN
     if wrong.any():
         k = np.argwhere(wrong)[0, 1]
         named = _some(ids[wrong.any(axis=1)], f"with {names[k + 1]!r} and without the lower {names[k]!r}")
         raise ConfigError(f"{named}; --ordinal wants grade >= 1, grade >= 2 ... in rising order, or --label-column")
+    unknown = int(np.isnan(labels).any(axis=1).sum())
+    if not unknown:
+        return []
+    return [f"{unknown:,} of {len(ids):,} images have no known grade and are in no accuracy, kappa or confusion."]
 
 
 def find_column(frame: pd.DataFrame, name: str, place: str) -> str:
