@@ -138,6 +138,23 @@ def test_logits_come_to_what_their_probabilities_come_to(tmp_path) -> None:
     assert after == pytest.approx(before, abs=1e-9)
 
 
+def test_the_logits_of_0_and_1_are_infinite_and_a_1_may_be_more_by_rounding(tmp_path) -> None:
+    options, said, _ = write_tables(tmp_path)
+    said.loc[:1, "mass"] = [0.0, 1.0]
+    said.to_csv(tmp_path / "preds.csv", index=False)
+    call(*options)
+    expected = (tmp_path / "report" / "predictions.csv").read_text()
+    said.assign(mass=said["mass"].replace(1.0, 1.0000001)).to_csv(tmp_path / "preds.csv", index=False)
+    call(*options)
+    assert (tmp_path / "report" / "predictions.csv").read_text() == expected
+    p = said[list(NAMES)]
+    with np.errstate(divide="ignore"):
+        said.assign(**np.log(p / (1 - p))).to_csv(tmp_path / "preds.csv", index=False)
+    call(*options, "--logits")
+    found = pd.read_csv(tmp_path / "report" / "predictions.csv")
+    np.testing.assert_allclose(found["mass"], said["mass"], atol=1e-9)
+
+
 def test_labels_may_be_words_of_one_column(tmp_path) -> None:
     options, _, true = write_tables(tmp_path)
     call(*options)

@@ -19,6 +19,7 @@ Scale = Literal["probabilities", "logits", "softmax"]
 _EMPTY = ("", "nan", "NaN", "NA", "N/A", "null", "None")  # what tables write where nothing is known
 _NO_CLASS = ("", "no finding")  # words, in lower case, that say so
 _NAMED = 5  # other words named in a warning
+_ROUNDING = 1e-6
 _SUM_OFF = 0.02  # how far the probabilities of exclusive classes may be from adding up to 1
 
 
@@ -63,7 +64,8 @@ def read_predictions(
     """The predictions of a CSV: a row an image, a column a class (by default all that have a name, but the id's and
     `leave`).
 
-    `scale` "logits" takes a sigmoid of each value, "softmax" a softmax over the row. An empty cell is NaN.
+    `scale` "logits" takes a sigmoid of each value, "softmax" a softmax over the row. An empty cell is NaN; what is
+    beyond 0 or 1 by rounding, as means in single precision are, is 0 or 1.
     Raises ConfigError naming file, column and image: no such column, a text, a value outside 0-1, ids twice.
     """
     frame = _read_csv(path, id_column)
@@ -71,9 +73,11 @@ def read_predictions(
     _refuse_twice(names, "--classes")
     if not names:
         raise ConfigError(f"{path}: no column but {id_column!r}; give a column of probabilities for each class")
-    values = _numbers(frame, names, f"{path}", remedy="name the columns of classes with --classes")
+    remedy = "name the columns of classes with --classes"
+    values = _numbers(frame, names, f"{path}", remedy=remedy, infinite=scale == "logits")
     if scale == "probabilities":
         _refuse_outside(values, frame.index, names, str(path))
+        values = np.clip(values, 0, 1)
     elif scale == "logits":
         values = expit(values)
     else:
@@ -240,14 +244,16 @@ def _refuse_twice(names: Sequence[str], place: str) -> None:
         raise ConfigError(f"{place}: {twice[0]!r} is there twice; give each column a name of its own")
 
 
-def _numbers(frame: pd.DataFrame, names: Sequence[str], place: str, *, remedy: str) -> np.ndarray:
-    """Columns (N, C) float64; an empty cell is NaN, another text a ConfigError that names its image."""
+def _numbers(
+    frame: pd.DataFrame, names: Sequence[str], place: str, *, remedy: str, infinite: bool = False
+) -> np.ndarray:
+    """Columns (N, C) float64; an empty cell is NaN, another text a ConfigError that names its image; inf may be one."""
     out = np.empty((len(frame), len(names)))
     for k, name in enumerate(names):
         cells = frame[find_column(frame, name, place)].str.strip()
         known = ~cells.isin(_EMPTY).to_numpy()
         out[:, k] = pd.to_numeric(cells.where(known), errors="coerce")
-        wrong = known & ~np.isfinite(out[:, k])
+        wrong = known & (np.isnan(out[:, k]) if infinite else ~np.isfinite(out[:, k]))
         if wrong.any():
             row = int(wrong.argmax())
             raise ConfigError(f"{place}: image {frame.index[row]} has {cells.iloc[row]!r} in column {name!r}; {remedy}")
@@ -255,7 +261,7 @@ def _numbers(frame: pd.DataFrame, names: Sequence[str], place: str, *, remedy: s
 
 
 def _refuse_outside(values: np.ndarray, ids: pd.Index, names: Sequence[str], place: str) -> None:
-    outside = (values < 0) | (values > 1)
+    outside = (values < -_ROUNDING) | (values > 1 + _ROUNDING)
     if outside.any():
         row, column = np.argwhere(outside)[0]
         raise ConfigError(
