@@ -445,11 +445,13 @@ def test_a_class_named_as_an_empty_cell_has_its_threshold(tmp_path) -> None:
         ("1.5", "give thresholds of 0 to 1"),
         ("none.csv", "give a number, a CSV or a JSON"),
         ("o.json", "no threshold for 'edema'"),
+        ("e.json", "holds no thresholds by class .*; give a CSV of columns label and threshold"),
     ],
-    ids=["range", "no file", "no class"],
+    ids=["range", "no file", "no class", "an evaluation.json"],
 )
 def test_thresholds_that_do_not_fit_are_named(text: str, said: str, tmp_path) -> None:
     (tmp_path / "o.json").write_text('{"mass": 0.1}')
+    (tmp_path / "e.json").write_text('{"class_names": ["mass"], "labels": []}')
     with pytest.raises(ConfigError, match=said):
         stated_thresholds(str(tmp_path / text) if "." in text and text != "1.5" else text, NAMES)
 
