@@ -1,9 +1,11 @@
 """`evaluate` on tables and on a training's folder: files, words, exit codes, and what is wrong in a table."""
 
+import gzip
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -18,6 +20,8 @@ from PIL import Image
 from wsi_pipeline.cli.evaluate import command
 from wsi_pipeline.errors import ConfigError, ModelError, StoreError
 from wsi_pipeline.knobs import as_yaml
+from wsi_pipeline.learn.data.labels import LabelledImages
+from wsi_pipeline.learn.datasets import open_dataset
 from wsi_pipeline.learn.evaluation.stated import stated_prevalence, stated_thresholds
 from wsi_pipeline.learn.evaluation.tables import labels_in_words
 from wsi_pipeline.learn.model.checkpoint import Checkpoint, save_checkpoint
@@ -45,8 +49,8 @@ def test_two_tables_come_to_four_files_and_no_torch_is_loaded(tmp_path) -> None:
 def test_without_a_patient_column_the_warning_is_loud_and_on_the_page(tmp_path) -> None:
     options, _, _ = write_tables(tmp_path)
     done = call(*options)
-    assert "warning: No patient column" in done.stderr
-    assert "No patient column" in (tmp_path / "report" / "evaluation.html").read_text()
+    assert "warning: No patients are named" in done.stderr
+    assert "No patients are named" in (tmp_path / "report" / "evaluation.html").read_text()
 
 
 def test_perfect_figures_are_not_told_as_certain(tmp_path) -> None:
@@ -68,12 +72,59 @@ def test_what_evaluate_writes_it_reads_again_thresholds_and_predictions(tmp_path
     assert labels[0] == labels[1] and labels[0][0]["threshold"] == 0.3
 
 
+def test_predictions_are_read_again_whatever_the_labels_call_a_patient(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    true.rename(columns={"patient_id": "subject"}).to_csv(tmp_path / "labels.csv", index=False)
+    call(*options, "--patient-column", "subject")
+    written = tmp_path / "report" / "predictions.csv"
+    again = call(*options, "--patient-column", "subject", "--predictions", written, "--out", tmp_path / "again")
+    assert again.exit_code == 0 and "60 images, 30 patients" in again.stdout
+
+
+def test_thresholds_are_written_whole(tmp_path) -> None:
+    options, said, _ = write_tables(tmp_path)
+    near = {name: 1 - 1e-7 * (1 - said[name]) for name in NAMES}
+    said.assign(**near).to_csv(tmp_path / "preds.csv", index=False)
+    (tmp_path / "t.json").write_text(json.dumps(dict.fromkeys(NAMES, 0.99999995)))
+    call(*options, "--thresholds", tmp_path / "t.json")
+    first = tmp_path / "report" / "evaluation.csv"
+    assert "0.99999995" in (tmp_path / "report" / "evaluation.html").read_text()
+    call(*options, "--thresholds", first, "--out", tmp_path / "again")
+    assert (tmp_path / "again" / "evaluation.csv").read_text() == first.read_text()
+
+
 def test_another_table_is_compared_by_id_whatever_its_order(tmp_path) -> None:
     options, said, _ = write_tables(tmp_path)
     said.iloc[::-1].to_csv(tmp_path / "other.csv", index=False)
     call(*options, "--patient-column", "patient_id", "--compare", tmp_path / "other.csv")
     found = json.loads((tmp_path / "report" / "evaluation.json").read_text())["comparison"]
     assert found["other"] == "other.csv" and found["mean"]["auroc"] == {"value": 0, "low": 0, "high": 0}
+
+
+def test_another_model_of_the_same_name_is_told_by_its_folder(tmp_path) -> None:
+    options, said, _ = write_tables(tmp_path)
+    (tmp_path / "old").mkdir()
+    said.to_csv(tmp_path / "old" / "preds.csv", index=False)
+    assert "minus that of old/preds.csv: +0.000" in call(*options, "--compare", tmp_path / "old" / "preds.csv").stdout
+    assert "<dd>old/preds.csv</dd>" in (tmp_path / "report" / "evaluation.html").read_text()
+
+
+@pytest.mark.parametrize("way", ["fewer rows", "empty cells"])
+def test_images_of_which_the_other_model_says_nothing_are_told(way: str, tmp_path) -> None:
+    options, said, _ = write_tables(tmp_path)
+    other = said[:20] if way == "fewer rows" else said.assign(mass=said["mass"][:20], edema=said["edema"][:20])
+    other.to_csv(tmp_path / "other.csv", index=False)
+    done = call(*options, "--compare", tmp_path / "other.csv", "--only-common")
+    words = "40 of 60 images lack a prediction of other.csv and are left out of the comparison"
+    assert f"warning: {words}" in done.stderr and words in (tmp_path / "report" / "evaluation.html").read_text()
+    assert json.loads((tmp_path / "report" / "evaluation.json").read_text())["comparison"]["images"] == 20
+
+
+def test_a_comparison_that_is_not_defined_is_told_by_a_dash(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    true.assign(mass=0, edema=0).to_csv(tmp_path / "labels.csv", index=False)
+    done = call(*options, "--compare", tmp_path / "preds.csv")
+    assert "preds.csv: – (no interval)" in done.stdout and "nan" not in done.stdout
 
 
 def test_logits_come_to_what_their_probabilities_come_to(tmp_path) -> None:
@@ -85,6 +136,23 @@ def test_logits_come_to_what_their_probabilities_come_to(tmp_path) -> None:
     call(*options, "--logits")
     after = json.loads((tmp_path / "report" / "evaluation.json").read_text())["mean"]["brier"]["value"]
     assert after == pytest.approx(before, abs=1e-9)
+
+
+def test_the_logits_of_0_and_1_are_infinite_and_a_1_may_be_more_by_rounding(tmp_path) -> None:
+    options, said, _ = write_tables(tmp_path)
+    said.loc[:1, "mass"] = [0.0, 1.0]
+    said.to_csv(tmp_path / "preds.csv", index=False)
+    call(*options)
+    expected = (tmp_path / "report" / "predictions.csv").read_text()
+    said.assign(mass=said["mass"].replace(1.0, 1.0000001)).to_csv(tmp_path / "preds.csv", index=False)
+    call(*options)
+    assert (tmp_path / "report" / "predictions.csv").read_text() == expected
+    p = said[list(NAMES)]
+    with np.errstate(divide="ignore"):
+        said.assign(**np.log(p / (1 - p))).to_csv(tmp_path / "preds.csv", index=False)
+    call(*options, "--logits")
+    found = pd.read_csv(tmp_path / "report" / "predictions.csv")
+    np.testing.assert_allclose(found["mass"], said["mass"], atol=1e-9)
 
 
 def test_labels_may_be_words_of_one_column(tmp_path) -> None:
@@ -144,6 +212,28 @@ def test_grades_of_one_column_are_cumulative_labels(tmp_path) -> None:
     assert found["confusion"]["names"] == ["grade 0", "grade 1", "grade 2"]
 
 
+def test_a_column_for_each_grade_is_no_cumulative_label(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    true.assign(mass=[1, 0] * 30, edema=[0, 1] * 30).to_csv(tmp_path / "labels.csv", index=False)
+    with pytest.raises(ConfigError, match="ids with 'edema' and without the lower 'mass': 30, the first is 'i001'"):
+        call(*options, "--ordinal")
+
+
+def test_images_whose_grade_is_not_wholly_known_are_told(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    true.assign(mass=1, edema=[0, 1, None] * 20).to_csv(tmp_path / "labels.csv", index=False)
+    assert "warning: 20 of 60 images have no known grade and are in no accuracy" in call(*options, "--ordinal").stderr
+    pd.DataFrame({"image": true["image"], "level": ["", 2] * 30}).to_csv(tmp_path / "labels.csv", index=False)
+    done = call(*options, "--ordinal", "--label-column", "level")
+    assert "warning: 30 of 60 images have no known grade" in done.stderr
+
+
+def test_a_class_is_named_once(tmp_path) -> None:
+    options, _, _ = write_tables(tmp_path)
+    with pytest.raises(ConfigError, match="--classes: 'mass' is there twice"):
+        call(*options, "--classes", "mass,edema,mass")
+
+
 @pytest.mark.parametrize(
     ("table", "spoil", "said"),
     [
@@ -156,8 +246,22 @@ def test_grades_of_one_column_are_cumulative_labels(tmp_path) -> None:
         ("preds", lambda t: t.assign(note="good"), "image i000 has 'good' in column 'note'; .* with --classes"),
         ("preds", lambda t: pd.concat([t, t[4:5]]), "preds.csv: ids in more than one row: 1, the first is 'i004'"),
         ("preds", lambda t: t.iloc[:0], "preds.csv: has a header and no rows"),
+        ("preds", lambda t: t.assign(mass2=t.mass).rename(columns={"mass2": "mass"}), "preds.csv: 'mass' is there twi"),
+        ("labels", lambda t: t.assign(**{"mass ": 1 - t.mass}), "labels.csv: 'mass' is there twice"),
     ],
-    ids=["label 2", "no column", "fewer rows", "no patient", "other ids", "logits", "words", "twice", "empty"],
+    ids=[
+        "label 2",
+        "no column",
+        "fewer rows",
+        "no patient",
+        "other ids",
+        "logits",
+        "words",
+        "twice",
+        "empty",
+        "column twice",
+        "column twice but for a space",
+    ],
 )
 def test_a_fault_of_a_table_is_named_with_its_row(table: str, spoil, said: str, tmp_path) -> None:
     options, predictions, labels = write_tables(tmp_path)
@@ -173,14 +277,37 @@ def test_a_fault_of_a_table_is_named_with_its_row(table: str, spoil, said: str, 
         ("", "is empty"),
         ("image\na\n", "no column but 'image'"),
         ("a,b\n1\n1,2,3\n", "no CSV"),
+        ("image,mass,edema\ni000,0.5,0.5,\ni001,0.5,0.5,\n", "Expected 3 fields in line 2, saw 4"),
     ],
-    ids=["absent", "no bytes", "ids alone", "ragged"],
+    ids=["absent", "no bytes", "ids alone", "ragged", "a comma at each end"],
 )
 def test_what_is_no_table_is_named(text: str | None, said: str, tmp_path) -> None:
     options, _, _ = write_tables(tmp_path)
     (tmp_path / "preds.csv").unlink() if text is None else (tmp_path / "preds.csv").write_text(text)
     with pytest.raises(ConfigError, match=f"preds.csv: .*{said}"):
         call(*options)
+
+
+def test_a_packed_table_that_is_cut_off_or_none_is_told(tmp_path) -> None:
+    options, _, _ = write_tables(tmp_path)
+    whole = gzip.compress((tmp_path / "labels.csv").read_bytes())
+    for data, said in ((whole[: len(whole) // 2], "Compressed file ended"), (b"plain", "Not a gzipped file")):
+        (tmp_path / "labels.csv.gz").write_bytes(data)
+        with pytest.raises(ConfigError, match=rf"labels.csv.gz: .*\({said}"):
+            call(*options, "--labels", tmp_path / "labels.csv.gz")
+
+
+def test_what_pandas_and_spreadsheets_add_or_leave_out_changes_nothing(tmp_path) -> None:
+    options, said, true = write_tables(tmp_path)
+    words = ["mass" if row["mass"] else "edema" if row["edema"] else "" for _, row in true.iterrows()]
+    true.assign(finding=words).drop(columns=list(NAMES)).to_csv(tmp_path / "labels.csv", index=False)
+    call(*options, "--label-column", "finding")
+    expected = (tmp_path / "report" / "evaluation.csv").read_text()
+    said.to_csv(tmp_path / "preds.csv")  # with a column of row numbers that has no name
+    lines = (tmp_path / "labels.csv").read_text().splitlines()
+    (tmp_path / "labels.csv").write_text("\n".join(line.rstrip(",") for line in lines))
+    call(*options, "--label-column", "finding")
+    assert (tmp_path / "report" / "evaluation.csv").read_text() == expected
 
 
 def test_only_common_goes_on_with_what_both_tables_hold_and_says_so(tmp_path) -> None:
@@ -190,6 +317,17 @@ def test_only_common_goes_on_with_what_both_tables_hold_and_says_so(tmp_path) ->
     assert "54 images, 27 patients" in done.stdout and "6 predictions have no label" in done.stderr
     write_tables(tmp_path)[1].iloc[4:].to_csv(tmp_path / "preds.csv", index=False)
     assert "4 labelled images have no prediction" in call(*options, "--only-common").stderr
+
+
+def test_of_exclusive_labels_the_one_that_is_there_tells_the_others(tmp_path) -> None:
+    options, _, true = write_tables(tmp_path)
+    true.assign(edema=1 - true["mass"]).to_csv(tmp_path / "labels.csv", index=False)
+    call(*options, "--exclusive")
+    expected = (tmp_path / "report" / "evaluation.csv").read_text()
+    empty = [true["mass"].where(true["mass"] == 1), (1 - true["mass"]).where(true["mass"] == 0)]
+    true.assign(mass=empty[0], edema=empty[1]).to_csv(tmp_path / "labels.csv", index=False)
+    assert "accuracy" in call(*options, "--exclusive").stdout
+    assert (tmp_path / "report" / "evaluation.csv").read_text() == expected
 
 
 def test_exclusive_labels_need_one_class_an_image(tmp_path) -> None:
@@ -205,8 +343,23 @@ def test_exclusive_labels_need_one_class_an_image(tmp_path) -> None:
         (["--predictions", "p.csv", "--checkpoint", "demo"], "give either --checkpoint"),
         (["--predictions", "p.csv"], "needs --labels"),
         (["--checkpoint", "demo"], "needs --data"),
+        (["--checkpoint", "demo", "--data", "d", "--labels", "l.csv"], "--labels goes with --predictions"),
+        (["--checkpoint", "demo", "--data", "d", "--exclusive"], "--exclusive goes with --predictions"),
+        (["--predictions", "p.csv", "--labels", "l.csv", "--split", "test"], "--split goes with --checkpoint"),
+        (["--predictions", "p.csv", "--seed", "-1"], "'--seed': -1 is not in the range"),
+        (["--predictions", "p.csv", "--mistakes", "-1"], "'--mistakes': -1 is not in the range"),
     ],
-    ids=["neither", "both", "no labels", "no data"],
+    ids=[
+        "neither",
+        "both",
+        "no labels",
+        "no data",
+        "labels of a data set",
+        "classes of a model",
+        "part of a table",
+        "seed",
+        "mistakes",
+    ],
 )
 def test_a_usage_error_says_what_belongs_together(arguments: list[str], said: str, tmp_path) -> None:
     done = call(*arguments, "--out", tmp_path / "report")
@@ -292,11 +445,13 @@ def test_a_class_named_as_an_empty_cell_has_its_threshold(tmp_path) -> None:
         ("1.5", "give thresholds of 0 to 1"),
         ("none.csv", "give a number, a CSV or a JSON"),
         ("o.json", "no threshold for 'edema'"),
+        ("e.json", "holds no thresholds by class .*; give a CSV of columns label and threshold"),
     ],
-    ids=["range", "no file", "no class"],
+    ids=["range", "no file", "no class", "an evaluation.json"],
 )
 def test_thresholds_that_do_not_fit_are_named(text: str, said: str, tmp_path) -> None:
     (tmp_path / "o.json").write_text('{"mass": 0.1}')
+    (tmp_path / "e.json").write_text('{"class_names": ["mass"], "labels": []}')
     with pytest.raises(ConfigError, match=said):
         stated_thresholds(str(tmp_path / text) if "." in text and text != "1.5" else text, NAMES)
 
@@ -345,6 +500,22 @@ def test_a_training_is_judged_on_its_test_part_with_pictures_and_calibration(tmp
     )
 
 
+def test_images_of_a_data_set_that_names_no_patients_are_not_called_patients(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    done = judge(run, data)
+    assert "8 images;" in done.stdout and "warning: No patients are named: intervals are by image" in done.stderr
+    done = judge(run, data, "--set", r"data.options={patient_pattern: '(\d+)$'}")
+    assert "8 images, 8 patients;" in done.stdout and "No patients" not in done.stderr
+
+
+def test_a_model_named_by_a_point_has_its_folders_name(tmp_path, monkeypatch) -> None:
+    run, data = a_training(tmp_path)
+    monkeypatch.chdir(run)
+    judge(Path("."), data, "--out", tmp_path / "report")
+    facts = json.loads((tmp_path / "report" / "evaluation.json").read_text())["facts"]
+    assert facts["Model"].startswith("run (")
+
+
 def test_images_of_the_training_are_judged_only_with_a_warning(tmp_path) -> None:
     run, data = a_training(tmp_path)
     done = judge(run, data, "--split", "all")
@@ -356,6 +527,27 @@ def test_images_of_the_training_are_known_under_a_named_data_set_too(name: str, 
     _, data = a_training(tmp_path)
     done = judge(tmp_path / name, data, "--dataset", "folder", "--split", "all")
     assert "8 of these images trained the model and 8 chose its epoch" in done.stderr
+
+
+def test_of_a_model_whose_training_nobody_knows_none_is_said_to_have_trained_it(tmp_path) -> None:
+    run, data = a_training(tmp_path)
+    (run / "split.csv").unlink()
+    (tmp_path / "other").mkdir()
+    data.rename(tmp_path / "other" / "train")
+    done = judge(run, tmp_path / "other", "--dataset", "folder", "--split", "train")
+    assert "24 of these images are of the data set's own training or validation part: where the model" in done.stderr
+    assert "trained the model" not in done.stderr
+
+
+def test_images_of_no_class_are_not_judged_by_a_model_whose_classes_exclude_each_other(tmp_path, monkeypatch) -> None:
+    def opened(*given: object, **options: object) -> LabelledImages:
+        images = open_dataset(*given, **options)  # type: ignore[arg-type]
+        return replace(images, exclusive=False, labels=images.labels * (np.arange(24) != 2)[:, None])
+
+    run, data = a_training(tmp_path)
+    monkeypatch.setattr("wsi_pipeline.cli.predicted.open_dataset", opened)
+    with pytest.raises(ConfigError, match=r"1 of 24 images have none or several of the classes, .* 'bright/04.png'"):
+        judge(run, data, "--split", "all")
 
 
 def test_the_test_part_of_another_data_set_may_have_been_trained_on(tmp_path) -> None:

@@ -593,3 +593,11 @@ def test_both_tables_of_the_radiographs_agree(real_data: Path) -> None:
     order = np.argsort(small.ids), np.argsort(whole.ids)
     np.testing.assert_array_equal(small.labels[order[0]], whole.labels[order[1]])
     assert small.patients[order[0]].tolist() == whole.patients[order[1]].tolist()
+
+
+def test_a_packed_table_with_damage_inside_is_told(tmp_path) -> None:
+    packed = bytearray(gzip.compress(b"Image Index,Finding Labels,Patient ID\n" + b"a.png,Mass,1\n" * 50))
+    packed[10] = 0x07  # a block of no type that there is
+    (tmp_path / "l.csv.gz").write_bytes(packed)
+    with pytest.raises(ConfigError, match=r"l.csv.gz: cannot be read as CSV \(Error -3 while decompressing"):
+        read_table(tmp_path / "l.csv.gz")

@@ -191,6 +191,17 @@ def test_subgroups_are_the_evaluations_of_their_rows() -> None:
     assert found[0].mean == alone.mean and found[0].images == 20
 
 
+def test_quarters_of_large_numbers_stay_apart_and_missing_numbers_are_unknown() -> None:
+    columns = pd.DataFrame({"when": 1_700_000_000 + 37 * np.arange(60), "age": ["NA", *map(str, range(59))]})
+    found = an_evaluation(columns=columns, by=["when", "age"]).subgroups
+    assert [(part.column, part.value, part.images) for part in found] == [
+        ("when", "1700000000 to 1700000518", 15), ("when", "1700000555 to 1700001073", 15),
+        ("when", "1700001110 to 1700001628", 15), ("when", "1700001665 to 1700002183", 15),
+        ("age", "0 to 14", 15), ("age", "15 to 29", 15), ("age", "30 to 43", 14), ("age", "44 to 58", 15),
+        ("age", "unknown", 1),
+    ]  # fmt: skip
+
+
 def test_raw_probabilities_give_the_errors_before_calibration() -> None:
     labels, _, _ = some_answers()
     raw = np.full((60, 2), 0.9)
@@ -266,3 +277,12 @@ def test_predictions_come_back_from_their_table_as_they_were(tmp_path) -> None:
     table = pd.read_csv(tmp_path / "p.csv")
     assert list(table.columns) == ["image", "patient_id", *NAMES]
     assert (table[list(NAMES)].to_numpy().astype(np.float32) == kept).all()
+
+
+def test_counts_of_a_table_are_whole_whatever_their_size(tmp_path) -> None:
+    found = an_evaluation()
+    many = replace(found.labels[0], negatives=1_234_567, counts=(18, 0, 0, 1_234_567))
+    write_csv(tmp_path / "e.csv", replace(found, labels=(many, found.labels[1])))
+    table = pd.read_csv(tmp_path / "e.csv", dtype=str)
+    assert table["negatives"][0] == table["true_negative"][0] == "1234567" and table["positives"][0] == "18"
+    assert table["negatives"].isna().tolist() == [False, False, True]

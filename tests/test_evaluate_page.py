@@ -71,6 +71,12 @@ def test_the_page_needs_no_network_and_no_other_file(tmp_path) -> None:
     assert "default-src 'none'" in policy and not any(tag in ("script", "link") for tag, _ in found.elements)
 
 
+def test_subgroups_have_patients_only_where_patients_are_known(tmp_path) -> None:
+    given = {"columns": pd.DataFrame({"sex": ["f", "m"] * 30}), "by": ["sex"]}
+    assert "30 images, 30 patients" in page(tmp_path, an_evaluation(**given)).text
+    assert ", 30 patients" not in page(tmp_path, an_evaluation(**given, patients=None)).text
+
+
 def test_each_label_has_a_roc_a_precision_recall_and_a_reliability_plot(tmp_path) -> None:
     text = page(tmp_path, raw=np.full((60, 2), 0.7)).text
     for name in NAMES:

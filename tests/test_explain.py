@@ -1,6 +1,7 @@
 """Grad-CAM: equal to what follows by hand for a linear head, and without a trace on the model."""
 
 import errno
+import gzip
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
@@ -49,6 +51,18 @@ def test_with_a_linear_head_the_map_is_the_heads_weights_on_the_last_maps(model:
     torch.testing.assert_close(cam.sum() + model.classifier.bias[class_index], logit)
     large = interpolate(relu(cam)[None, None], size=(96, 96), mode="bilinear")[0, 0]
     np.testing.assert_allclose(grad_cam(model, IMAGE, class_index), (large / large.max()).numpy(), atol=1e-5)
+
+
+def test_a_bright_place_is_pointed_at_also_where_the_image_is_no_whole_number_of_cells() -> None:
+    halving = nn.Module()
+    halving.features = nn.Sequential(*(nn.AvgPool2d(2) for _ in range(5)))
+    halving.classifier = nn.Linear(1, 1)
+    halving.classifier.weight.data.fill_(1.0)
+    image = torch.zeros(1, 250, 250)  # 7 x 7 cells of 32 px, and 26 px more
+    image[:, 96:128, 160:192] = 1
+    heat = grad_cam(halving, image, 0)
+    assert heat.shape == (250, 250) and pointing_hit(heat, [(172, 108, 8, 8)])
+    assert not grad_cam(halving, image, 0)[:, 224:].any()
 
 
 def test_maps_are_taken_after_the_last_relu(model: nn.Module) -> None:
@@ -157,6 +171,22 @@ def test_the_picture_shows_the_image_twice_the_second_time_in_colour(tmp_path: P
     assert yellow.min() > middle and cyan.min() < middle < cyan.max()
     with pytest.raises(ModelError, match="give both in one size"):
         draw_explanation(grey, heat[1:], tmp_path / "b.png", title="")
+
+
+@pytest.mark.parametrize("name", [r"a$\foo$b", "TCGA-" + "0123456789-" * 10], ids=["no formula", "long"])
+def test_a_title_is_shown_as_it_is_and_whole(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    write = Text.draw
+
+    def drawn(self: Text, renderer: Any) -> None:
+        lines.append(self.get_text())
+        assert self.figure.bbox.containsx(self.get_window_extent(renderer).x0), self.get_text()
+        write(self, renderer)
+
+    monkeypatch.setattr(Text, "draw", drawn)
+    grey = np.full((40, 40, 3), 128, np.uint8)
+    draw_explanation(grey, np.zeros((40, 40)), tmp_path / "a.png", title=f"{name}: mass, probability 0.525")
+    assert f"{name}: mass, probability 0.525".replace(" ", "") in "".join("".join(lines).split())
 
 
 Call = Callable[..., tuple[int, str]]
@@ -326,3 +356,12 @@ def test_a_list_that_holds_no_boxes_is_refused(tmp_path: Path, text: str, words:
         read_boxes(tmp_path / "boxes.csv")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_boxes(tmp_path / "none.csv")
+
+
+def test_a_list_that_a_spreadsheet_saved_is_read_and_half_a_file_is_told(tmp_path: Path) -> None:
+    text = "\ufeffImage Index,Finding Label,Bbox [x,y,w,h]\na.png,Mass,1,2,3,4\n,,,,,\n\n"
+    (tmp_path / "boxes.csv").write_text(text, encoding="utf-8")
+    assert read_boxes(tmp_path / "boxes.csv") == {"a.png": {"Mass": [(1.0, 2.0, 3.0, 4.0)]}}
+    (tmp_path / "boxes.csv.gz").write_bytes(gzip.compress(text.encode())[:-12])
+    with pytest.raises(ConfigError, match=r"boxes.csv.gz: cannot be read \(Compressed file ended"):
+        read_boxes(tmp_path / "boxes.csv.gz")

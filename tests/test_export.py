@@ -185,6 +185,40 @@ def test_a_name_of_another_kind_and_a_full_disk_are_refused(tmp_path: Path) -> N
         to_safetensors(a_checkpoint(1), tmp_path / "file" / "model.safetensors")
 
 
+def test_a_file_that_would_be_read_by_another_models_card_is_not_written(tmp_path: Path) -> None:
+    other, mine = replace(a_checkpoint(1), temperature=3.0), a_checkpoint(1)
+    save_checkpoint(other, tmp_path)
+    with pytest.raises(ModelError, match=rf"b.safetensors: card.json beside it is not of model {mine.id}"):
+        to_safetensors(mine, tmp_path / "b.safetensors")
+    assert load_checkpoint(to_safetensors(other, tmp_path / "b.safetensors")).id == other.id
+
+
+@pytest.mark.parametrize(
+    ("source", "form", "out"),
+    [
+        ("run/model.pt", ["torchscript"], "run/here/../model.pt"),
+        ("run/model.pt", ["int8", "--tiles", "none"], "run"),
+        ("run", ["int8", "--tiles", "none"], "run"),
+        ("run/model.safetensors", ["safetensors"], "run/model.safetensors"),
+    ],
+    ids=["TorchScript onto weights", "int8 beside weights", "int8 into its folder", "a file onto itself"],
+)
+def test_the_exported_model_is_never_replaced(
+    source: str,
+    form: list[str],
+    out: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_checkpoint(a_checkpoint(1), tmp_path / "run")
+    torch.save(build_model(a_checkpoint(1)).state_dict(), tmp_path / "run" / "model.pt")
+    (tmp_path / "run" / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["x", "export", "--checkpoint", source, "--out", out, "--format", *form])
+    assert main() == 2 and "is where the exported model lies" in capsys.readouterr().err
+
+
 def test_the_command_exports_a_folder_for_qupath(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

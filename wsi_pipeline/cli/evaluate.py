@@ -3,6 +3,10 @@
 from typing import Any
 
 import click
+from click.core import ParameterSource
+
+_OF_TABLES = ("labels", "patient_column", "classes", "label_column", "exclusive", "ordinal")
+_OF_IMAGES = ("data", "split", "dataset", "overrides", "batch", "skip_unreadable")
 
 
 @click.command("evaluate")
@@ -31,8 +35,8 @@ import click
 @click.option("--prevalence", multiple=True, metavar="[CLASS=]SHARE", help="State the PPV at this prevalence.")
 @click.option("--rounds", default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--level", default=0.95, show_default=True, help="Of the intervals.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--mistakes", default=48, show_default=True, help="Worst mistakes shown at most.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the bootstrap.")
+@click.option("--mistakes", default=48, show_default=True, type=click.IntRange(0), help="Worst mistakes shown at most.")
 def command(out: str, **given: Any) -> int:
     """Judge a checkpoint on images, or any model's predictions against labels.
 
@@ -47,6 +51,7 @@ def command(out: str, **given: Any) -> int:
 
     if (given["checkpoint"] is None) == (given["predictions"] is None):
         raise click.UsageError("give either --checkpoint with --data, or --predictions with --labels")
+    _refuse_unused(by_tables=given["checkpoint"] is None)
     check_out(out, given)
     if given["checkpoint"] is None:
         judged = from_tables(given)
@@ -58,3 +63,12 @@ def command(out: str, **given: Any) -> int:
         judged = from_checkpoint(given)
     report(judged, *judge(judged, given), Path(out), given)
     return 0
+
+
+def _refuse_unused(*, by_tables: bool) -> None:
+    """UsageError for an option that would change nothing: the figures would not be those that were asked for."""
+    context, unused = click.get_current_context(), _OF_IMAGES if by_tables else _OF_TABLES
+    for option in context.command.params:
+        if option.name in unused and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            goes, here = ("--checkpoint", "--predictions") if by_tables else ("--predictions", "--checkpoint")
+            raise click.UsageError(f"{option.opts[0]} goes with {goes} and changes nothing of {here}; leave it out")

@@ -30,6 +30,7 @@ def command(checkpoint: str, form: str, out: str, tiles: str | None, images: int
 
     if (form == "int8") != (tiles is not None) or (images and not tiles):
         raise ConfigError("--tiles goes with --format int8, which needs it, and --images with --tiles")
+    _refuse_own(checkpoint, form, out)
     loaded = load_checkpoint(checkpoint)
     if tiles is not None:
         return _int8(loaded, tiles, images, out)
@@ -38,6 +39,17 @@ def command(checkpoint: str, form: str, out: str, tiles: str | None, images: int
     written = FORMATS[form](loaded, out)
     click.echo(f"model {loaded.id} written to {written}, answers as the original does. Research use only.")
     return 0
+
+
+def _refuse_own(checkpoint: str, form: str, out: str) -> None:
+    """ConfigError where what is written would replace the model that is exported, or the card that it is read by."""
+    from wsi_pipeline.cli.places import one_place
+    from wsi_pipeline.errors import ConfigError
+    from wsi_pipeline.learn.model.checkpoint import find_weights
+
+    source = find_weights(checkpoint)
+    if one_place(source, out) or (form == "int8" and one_place(source.parent, out)):
+        raise ConfigError(f"--out {out}: is where the exported model lies, which would be replaced; name another")
 
 
 def _int8(loaded: "Checkpoint", tiles: str, images: int | None, out: str) -> int:

@@ -43,8 +43,12 @@ def from_tables(given: dict[str, Any]) -> Judged:
     frame = tables.pair(said, true, place=place, only_common=given["only_common"])
     ids = frame.index.to_numpy(str)
     labels, warnings = _labels_of(frame, said.class_names, given, place)
+    if given["ordinal"]:
+        warnings += tables.check_ordinal(labels, said.class_names, ids)
     probs = tables.keep(said, ids)
-    warnings += tables.check_exclusive(labels, probs, ids) if given["exclusive"] else []
+    if given["exclusive"]:
+        warnings += tables.check_exclusive(labels, probs, ids)
+        labels = np.nan_to_num(labels)  # who has one class has none of the others, told or not
     if left := len(said.ids) - len(ids):
         warnings.append(f"{left:,} predictions have no label and are left out (--only-common).")
     if left := len(true) - len(ids):
@@ -86,7 +90,7 @@ def read_predictions(path: str, given: dict[str, Any], classes: str | None) -> t
     if given["logits"]:
         scale = "softmax" if given["exclusive"] else "logits"
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
-    leave = [given["patient_column"] or "patient_id"]
+    leave = ["patient_id", given["patient_column"] or "patient_id"]  # the first is what predictions.csv calls it
     return tables.read_predictions(path, id_column=given["id_column"], class_names=names, leave=leave, scale=scale)
 
 

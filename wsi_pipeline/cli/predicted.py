@@ -1,5 +1,6 @@
 """What `evaluate` judges: a checkpoint's answers to one part of the images it was trained with, or to others."""
 
+import os
 import sys
 from dataclasses import replace
 from io import StringIO
@@ -28,6 +29,7 @@ from wsi_pipeline.scores.engines import pick_device
 def from_checkpoint(given: dict[str, Any]) -> Judged:
     """The answers of --checkpoint to one part of --data."""
     checkpoint, folder = load_checkpoint(given["checkpoint"]), Path(given["checkpoint"])
+    called = Path(os.path.abspath(folder)).name  # also of "."
     trained = (folder / SETTINGS).is_file() and not given["dataset"]
     if not trained and not given["dataset"]:
         raise ConfigError(f"{folder}: no {SETTINGS} of a training; name the data set with --dataset")
@@ -35,9 +37,10 @@ def from_checkpoint(given: dict[str, Any]) -> Judged:
     settings = load_settings(folder / SETTINGS if trained else None, [*named, *given["overrides"]])
     images = open_dataset(settings.data.dataset, Path(given["data"]), **settings.data.options)
     parts = read_parts(folder / SPLIT, images) if trained else _official(images)
-    images, warnings = _chosen(images, parts, given["split"], seen=_seen(given["checkpoint"], images, parts))
+    images, warnings = _chosen(images, parts, given["split"], split_of=given["checkpoint"])
     warnings += _of_its_patients(given["checkpoint"], images, "the model")
     images = aligned(images, checkpoint)
+    _refuse_several(images, checkpoint)
     logits = logits_of(checkpoint, images, given)
     return Judged(
         Answers(
@@ -45,17 +48,17 @@ def from_checkpoint(given: dict[str, Any]) -> Judged:
             class_names=checkpoint.class_names,
             labels=images.labels,
             probs=calibrated(checkpoint, logits),
-            patients=one_spelling(images.patients),
+            patients=_named_patients(images),
             raw=probabilities(logits, exclusive=checkpoint.exclusive),
             columns=images.columns,
             warnings=tuple(warnings),
         ),
-        name=f"{folder.name} on {images.name}, {given['split']}",
+        name=f"{called} on {images.name}, {given['split']}",
         exclusive=checkpoint.exclusive,
         ordinal=checkpoint.ordinal,
         thresholds=checkpoint.class_thresholds,
         images=images,
-        facts={"Model": f"{folder.name} ({checkpoint.id})", "Data": images.name, "Part": given["split"]},
+        facts={"Model": f"{called} ({checkpoint.id})", "Data": images.name, "Part": given["split"]},
     )
 
 
@@ -103,6 +106,22 @@ def aligned(images: LabelledImages, checkpoint: Checkpoint) -> LabelledImages:
     return replace(images, class_names=checkpoint.class_names, labels=images.labels[:, order])
 
 
+def _named_patients(images: LabelledImages) -> np.ndarray | None:
+    """The patient (N,) str of each image; None where each is called as its image, as in data sets that name none."""
+    return None if np.array_equal(images.patients, images.ids) else one_spelling(images.patients)
+
+
+def _refuse_several(images: LabelledImages, checkpoint: Checkpoint) -> None:
+    """ConfigError where the model's classes exclude each other, and an image has none or several of them."""
+    wrong = np.flatnonzero(checkpoint.exclusive & (np.nansum(images.labels, axis=1) != 1))
+    if len(wrong):
+        raise ConfigError(
+            f"{images.name}: {len(wrong):,} of {len(images):,} images have none or several of the classes, which in "
+            f"model {checkpoint.id} exclude each other; the first is {str(images.ids[wrong[0]])!r}. Use the data set's "
+            f"options that give each image one class, or leave such images out"
+        )
+
+
 def read_parts(path: Path, images: LabelledImages, *, whole: bool = True) -> np.ndarray:
     """The part of each image, (N,) str, "" where the split.csv of a training does not know it.
 
@@ -139,12 +158,6 @@ def _split_of(where: str) -> Path:
     return (place.parent if place.is_file() else place) / SPLIT
 
 
-def _seen(where: str, images: LabelledImages, parts: np.ndarray) -> np.ndarray:
-    """The part (N,) that each image had when the checkpoint was trained; without its split, that of `parts`."""
-    split = _split_of(where)
-    return read_parts(split, images, whole=False) if split.is_file() else parts
-
-
 def _of_its_patients(where: str, images: LabelledImages, model: str) -> list[str]:
     """A line where a checkpoint was trained on other images of the same patients, going by their ids."""
     path = _split_of(where)
@@ -164,16 +177,26 @@ def _of_its_patients(where: str, images: LabelledImages, model: str) -> list[str
 
 
 def _chosen(
-    images: LabelledImages, parts: np.ndarray, split: str, *, seen: np.ndarray
+    images: LabelledImages, parts: np.ndarray, split: str, *, split_of: str
 ) -> tuple[LabelledImages, list[str]]:
-    """The images of one part, or all, and what must be said of it; `seen` (N,) is the part each was trained in."""
+    """The images of one part, or all, and what must be said of it by the split of the checkpoint `split_of`.
+
+    Without that file nobody knows what trained it: then the data set's own parts may have.
+    """
     rows = np.arange(len(images)) if split == "all" else np.flatnonzero(parts == split)
     if not len(rows):
         there = ", ".join(f"{part} ({(parts == part).sum()})" for part in PARTS if (parts == part).any()) or "none"
         raise ConfigError(f"{images.name}: no image is in part {split!r}; there are: {there}; or give --split all")
+    path = _split_of(split_of)
+    seen = read_parts(path, images, whole=False) if path.is_file() else parts
     trained, chose = (int((seen[rows] == part).sum()) for part in PARTS[:2])
     if not trained + chose:
         return images.subset(rows), []
+    if not path.is_file():
+        return images.subset(rows), [
+            f"{trained + chose:,} of these images are of the data set's own training or validation part: "
+            f"where the model learnt from them, the figures are better than on new images."
+        ]
     return images.subset(rows), [
         f"{trained:,} of these images trained the model and {chose:,} chose its epoch, temperature and thresholds: "
         f"the figures are better than on new images."

@@ -18,7 +18,7 @@ from wsi_pipeline.learn.evaluation.compare import Comparison, compare
 from wsi_pipeline.learn.evaluation.evaluate import evaluate
 from wsi_pipeline.learn.evaluation.figures import Estimate, Evaluation
 from wsi_pipeline.learn.evaluation.mistakes import Mistake, thumbnail, worst_mistakes
-from wsi_pipeline.learn.evaluation.page import Material, say, write_page
+from wsi_pipeline.learn.evaluation.page import DASH, Material, say, write_page
 from wsi_pipeline.learn.evaluation.results import write_csv, write_json, write_predictions
 from wsi_pipeline.learn.evaluation.stated import stated_prevalence, stated_thresholds
 
@@ -66,8 +66,9 @@ def judge(judged: Judged, given: dict[str, Any]) -> tuple[Evaluation, np.ndarray
     evaluation = replace(evaluation, warnings=(*answers.warnings, *more, *evaluation.warnings))
     if other is None:
         return evaluation, None, None
-    words = "this model", Path(given["compare"]).name
-    return evaluation, other, compare(answers.labels, answers.probs, other, class_names=names, names=words, **draw)
+    words = "this model", _name_beside(given["compare"], given["predictions"] or given["checkpoint"])
+    compared = compare(answers.labels, answers.probs, other, class_names=names, names=words, **draw)
+    return replace(evaluation, warnings=(*evaluation.warnings, *_uncompared(judged, other, words[1]))), other, compared
 
 
 def report(
@@ -119,7 +120,9 @@ def told(evaluation: Evaluation, comparison: Comparison | None) -> str:
         lines.append(f"{name.replace('_', ' ')}: {_span(found)}")
     if comparison is not None:
         gain, other = comparison.mean.auroc, comparison.other
-        lines.append(f"mean AUROC minus that of {other}: {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})")
+        value = DASH if isnan(gain.value) else f"{gain.value:+.3f}"
+        span = "(no interval)" if isnan(gain.low) else f"({gain.low:+.3f} to {gain.high:+.3f})"
+        lines.append(f"mean AUROC minus that of {other}: {value} {span}")
     return "\n".join(lines)
 
 
@@ -127,6 +130,12 @@ def _span(found: Estimate) -> str:
     return f"{say(found.value)} " + (
         "(no interval)" if isnan(found.low) else f"({say(found.low)} to {say(found.high)})"
     )
+
+
+def _name_beside(other: str, this: str) -> str:
+    """What the other model is called: its file or folder, with the folder above where this one is called alike."""
+    parts, mine = (Path(os.path.abspath(where)).parts for where in (other, this))
+    return os.path.join(*parts[-2:]) if parts[-1] == mine[-1] else parts[-1]
 
 
 def _other(judged: Judged, given: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
@@ -137,6 +146,19 @@ def _other(judged: Judged, given: dict[str, Any]) -> tuple[np.ndarray, list[str]
     from wsi_pipeline.cli.predicted import probs_of_checkpoint
 
     return probs_of_checkpoint(where, judged, given)
+
+
+def _uncompared(judged: Judged, other: np.ndarray, name: str) -> list[str]:
+    """A line where the other model says nothing of some labels: the comparison is without them."""
+    answers = judged.answers
+    mine = ~np.isnan(answers.labels) & ~np.isnan(answers.probs)
+    count = int((mine & np.isnan(other)).any(axis=1).sum())
+    if not count:
+        return []
+    return [
+        f"{count:,} of {len(mine):,} images lack a prediction of {name} and are left out of the comparison, so its "
+        f"AUROCs of this model are not those of all images."
+    ]
 
 
 def _mistakes(judged: Judged, evaluation: Evaluation, count: int) -> list[Mistake]:

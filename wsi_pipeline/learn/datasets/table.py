@@ -4,6 +4,7 @@ import csv
 import difflib
 import gzip
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,7 +136,7 @@ def read_table(path: Path) -> Table:
     try:
         _check_size(path)
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, EOFError, ValueError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, EOFError, zlib.error, ValueError) as error:
         raise ConfigError(f"{path.name}: cannot be read as CSV ({str(error).strip()}); get a fresh copy") from error
     if not isinstance(rows.index, pd.RangeIndex):
         raise ConfigError(f"{path.name}: rows have more values than the header has names; correct it")
@@ -184,7 +185,7 @@ def _joined(tables: Sequence[Table]) -> Table:
 def _header(path: Path) -> list[str]:
     try:
         return list(pd.read_csv(path, dtype=str, nrows=0, encoding="utf-8-sig").columns)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, EOFError, ValueError, csv.Error):
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, EOFError, zlib.error, ValueError, csv.Error):
         return []  # some other CSV; the label table is looked for among the rest
 
 

@@ -32,7 +32,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All labels, then their mean."""
+    """All labels, then their mean; `images` are those of which both models said something of a known label."""
 
     this: str
     other: str
@@ -75,7 +75,7 @@ def compare(
                  spans[k], float(p[k]), float(adjusted[k]))
         for k, name in enumerate([*class_names, "mean"])
     ]  # fmt: skip
-    return Comparison(*names, images=len(y), labels=tuple(found[:-1]), mean=found[-1])
+    return Comparison(*names, images=int((~np.isnan(y)).any(axis=1).sum()), labels=tuple(found[:-1]), mean=found[-1])
 
 
 def _with_mean(values: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from wsi_pipeline.learn.evaluation.sums import (
 FEW_PATIENTS = 10  # below, the percentiles of a bootstrap mean little
 ONE_CLASS = "not defined: only one class"
 NO_PATIENTS = (
-    "No patient column was given: intervals are by image. Where a patient has several images, which are alike, "
+    "No patients are named: intervals are by image. Where a patient has several images, which are alike, "
     "they are too narrow, by up to 40 %."
 )
 _BEFORE = ("brier", "ece")

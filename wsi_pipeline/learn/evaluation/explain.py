@@ -3,6 +3,8 @@
 import csv
 import gzip
 import io
+import textwrap
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +16,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, relu
+from torch.nn.functional import interpolate, pad, relu
 
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.learn.evaluation.results import replace_bytes
 from wsi_pipeline.learn.model.card import RESEARCH_USE
 
 Box = tuple[float, float, float, float]  # x, y of the upper left corner, width, height, in px of the map
+TITLE_WIDTH = 78  # letters on a line
+CELL_PX = 32  # from one cell of a DenseNet's last maps to the next: five halvings
 COLOURS, OPACITY = "viridis", 0.7  # green and yellow stand out from grey, from H&E and from a retina's red
 
 
@@ -54,7 +58,7 @@ def grad_cam(model: nn.Module, image: Tensor, class_index: int) -> np.ndarray:
         raise ModelError("Grad-CAM: the feature maps are not finite; check the image and the weights")
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     heat = relu((weights * maps).sum(dim=1, keepdim=True))
-    heat = interpolate(heat, size=batch.shape[-2:], mode="bilinear", align_corners=False)[0, 0].float()
+    heat = _laid_over(heat, batch.shape[-2:])[0, 0].float()
     peak = heat.max()
     return (heat / peak if peak > 0 else torch.zeros_like(heat)).cpu().numpy()
 
@@ -80,13 +84,16 @@ def read_boxes(path: str | Path) -> dict[str, dict[str, list[Box]]]:
     path = Path(path)
     found: dict[str, dict[str, list[Box]]] = {}
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8", newline="") as file:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give the CSV of boxes") from None
     if not rows or [name.strip() for name in rows[0][:3]] != ["Image Index", "Finding Label", "Bbox [x"]:
         raise ConfigError(f"{path}: columns {rows[0] if rows else []}; give Image Index, Finding Label, Bbox [x,y,w,h]")
     for number, row in enumerate(rows[1:], start=2):
+        if not any(row):  # an empty line, as at the end
+            continue
         try:
             x, y, width, height = (float(value) for value in row[2:6])
         except ValueError:
@@ -128,11 +135,21 @@ def draw_explanation(
     bar.yaxis.tick_right()
     bar.set_ylabel("for the class, as a share of the most in this image", fontsize=8)
     bar.tick_params(labelsize=8)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(textwrap.fill(title, TITLE_WIDTH), fontsize=11, parse_math=False)  # a $ of a file's name is a $
     figure.supxlabel(RESEARCH_USE + (" Boxes: drawn by a reader." if boxes else ""), fontsize=7, color="0.4")
     png = io.BytesIO()
     figure.savefig(png, format="png")
     replace_bytes(Path(path), png.getvalue())
+
+
+def _laid_over(heat: Tensor, size: Sequence[int]) -> Tensor:
+    """Cells (1, 1, h, w) -> (1, 1, *size), each where it lies: CELL_PX apart, what is left at the end as the last.
+
+    Halving drops odd pixels there. Stretched over the whole, a map of 250 px would be off by 24 px at its end.
+    """
+    large = interpolate(heat, scale_factor=CELL_PX, mode="bilinear", align_corners=False)
+    down, right = (max(0, wanted - there) for wanted, there in zip(size, large.shape[-2:], strict=True))
+    return pad(large, (0, right, 0, down), mode="replicate")[..., : size[0], : size[1]]
 
 
 def _head_gradient(head: nn.Module, maps: Tensor, class_index: int) -> tuple[Tensor, Tensor]:

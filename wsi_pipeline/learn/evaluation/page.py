@@ -174,7 +174,7 @@ def _deciding(label: LabelResult) -> dict[str, Any]:
     return {
         "name": label.name,
         "note": label.note,
-        "threshold": f"{label.threshold:.3g}",
+        "threshold": repr(label.threshold) if 0.9995 <= label.threshold < 1 else f"{label.threshold:.3g}",
         "shares": [
             (_percent(label.figures[name], label.by_formula[name]), f"{k:,} of {n:,}")
             for name, (k, n) in zip(_SHARES, counted, strict=True)
@@ -249,7 +249,7 @@ def _shade(share: float) -> str:
 
 def _subgroups(evaluation: Evaluation) -> list[dict[str, Any]]:
     """A table a column: a row a label, then the mean; a column a value, the whole first."""
-    found = []
+    found, by = [], evaluation.by_patient
     for column in dict.fromkeys(part.column for part in evaluation.subgroups):
         parts = [part for part in evaluation.subgroups if part.column == column]
         rows = [
@@ -259,13 +259,13 @@ def _subgroups(evaluation: Evaluation) -> list[dict[str, Any]]:
         if len(rows) > 1:
             means = [evaluation.mean, *(part.mean for part in parts)]
             rows.append({"name": "Mean", "cells": [_number(mean["auroc"]) for mean in means]})
-        found.append({"column": column, "heads": [_head("all", evaluation), *(_head(p.value, p) for p in parts)],
-                      "rows": rows})  # fmt: skip
+        found.append({"column": column, "rows": rows,
+                      "heads": [_head("all", evaluation, by), *(_head(p.value, p, by) for p in parts)]})  # fmt: skip
     return found
 
 
-def _head(value: str, part: Subgroup | Evaluation) -> tuple[str, str]:
-    return value, f"{part.images:,} images, {part.patients:,} patients"
+def _head(value: str, part: Subgroup | Evaluation, by_patient: bool) -> tuple[str, str]:
+    return value, f"{part.images:,} images" + (f", {part.patients:,} patients" if by_patient else "")
 
 
 def _in_subgroup(label: LabelResult) -> Cell:

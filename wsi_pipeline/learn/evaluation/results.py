@@ -32,7 +32,10 @@ def write_csv(path: Path, evaluation: Evaluation) -> None:
     rows = [_row(label) for label in evaluation.labels]
     means = {name: f"{name}_calibration" if name.endswith("_before") else name for name in evaluation.mean}
     rows.append({"label": "mean"} | _spans(evaluation.mean, means))
-    replace_bytes(path, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
+    table = pd.DataFrame(rows)
+    whole = [name for name, value in rows[0].items() if isinstance(value, int)]
+    table[whole] = table[whole].astype("Int64")  # beside the means, which have none, they would be rounded, too
+    replace_bytes(path, table.to_csv(index=False, float_format="%.6g").encode())
 
 
 def write_predictions(
@@ -65,7 +68,7 @@ def _row(label: LabelResult) -> dict[str, Any]:
         "unknown": label.unknown,
         "positive_patients": label.positive_patients,
         "negative_patients": label.negative_patients,
-        "threshold": label.threshold,
+        "threshold": repr(label.threshold),  # whole: rounded, it may lie beyond the images that it was set between
         "true_positive": tp,
         "false_positive": fp,
         "false_negative": fn,

@@ -29,7 +29,10 @@ def stated_thresholds(text: str, class_names: Sequence[str]) -> np.ndarray:
     except OSError as error:
         raise ConfigError(f"--thresholds {text}: {error.strerror}; give a number, a CSV or a JSON") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--thresholds {text}: holds no thresholds by class ({error})") from None
+        raise ConfigError(
+            f"--thresholds {text}: holds no thresholds by class ({type(error).__name__}: {error}); give a CSV of "
+            f"columns label and threshold, such as an evaluation.csv, a card.json, or a JSON of numbers by class"
+        ) from None
     return _checked(found, class_names, text)
 
 

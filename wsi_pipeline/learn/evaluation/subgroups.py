@@ -10,6 +10,7 @@ from wsi_pipeline.errors import ConfigError
 
 MOST_VALUES = 12  # more are parted into quarters (numbers), or the rarest put together (words)
 _UNKNOWN = "unknown"
+_NO_NUMBER = ["NA", "N/A", "null"]  # a missing one among numbers; among words it may be one of them
 
 
 def subgroups_of(columns: pd.DataFrame | None, by: Sequence[str]) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -34,8 +35,8 @@ def _parted(column: pd.Series) -> np.ndarray:
     words = words.mask(words.isin(["", "nan", "NaN", "None"]), _UNKNOWN)
     if words.nunique() <= MOST_VALUES:
         return words.to_numpy(str)
-    numbers = pd.to_numeric(words, errors="coerce")
-    if (numbers.notna() | (words == _UNKNOWN)).all():
+    numbers = pd.to_numeric(words.mask(words.isin(_NO_NUMBER), _UNKNOWN), errors="coerce")
+    if (numbers.notna() | words.isin([_UNKNOWN, *_NO_NUMBER])).all():
         return _quarters(numbers.to_numpy(np.float64))
     common = words.value_counts().index[: MOST_VALUES - 1]
     return words.where(words.isin(common), f"other ({words.nunique() - len(common)} values)").to_numpy(str)
@@ -48,7 +49,7 @@ def _quarters(numbers: np.ndarray) -> np.ndarray:
     out = np.full(len(numbers), _UNKNOWN, dtype=object)
     for k in np.unique(part[~np.isnan(numbers)]):
         rows = (part == k) & ~np.isnan(numbers)
-        out[rows] = f"{numbers[rows].min():g} to {numbers[rows].max():g}"
+        out[rows] = f"{numbers[rows].min():.12g} to {numbers[rows].max():.12g}"  # with :g dates would be one range
     return out.astype(str)
 
 

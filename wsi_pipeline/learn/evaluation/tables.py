@@ -1,6 +1,7 @@
 """Answers, what evaluation works on, from a table of predictions and a table of labels; bad rows are named."""
 
 import difflib
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ Scale = Literal["probabilities", "logits", "softmax"]
 _EMPTY = ("", "nan", "NaN", "NA", "N/A", "null", "None")  # what tables write where nothing is known
 _NO_CLASS = ("", "no finding")  # words, in lower case, that say so
 _NAMED = 5  # other words named in a warning
+_ROUNDING = 1e-6
 _SUM_OFF = 0.02  # how far the probabilities of exclusive classes may be from adding up to 1
 
 
@@ -59,18 +61,23 @@ class Answers:
 def read_predictions(
     path: str | Path, *, id_column: str, class_names: Sequence[str] = (), leave: Sequence[str] = (), scale: Scale
 ) -> Predictions:
-    """The predictions of a CSV: a row an image, a column a class (all columns but the id's and `leave` by default).
+    """The predictions of a CSV: a row an image, a column a class (by default all that have a name, but the id's and
+    `leave`).
 
-    `scale` "logits" takes a sigmoid of each value, "softmax" a softmax over the row. An empty cell is NaN.
+    `scale` "logits" takes a sigmoid of each value, "softmax" a softmax over the row. An empty cell is NaN; what is
+    beyond 0 or 1 by rounding, as means in single precision are, is 0 or 1.
     Raises ConfigError naming file, column and image: no such column, a text, a value outside 0-1, ids twice.
     """
     frame = _read_csv(path, id_column)
-    names = tuple(class_names) or tuple(name for name in frame.columns if name not in (id_column, *leave))
+    names = tuple(class_names) or tuple(name for name in frame.columns if name not in ("", id_column, *leave))
+    _refuse_twice(names, "--classes")
     if not names:
         raise ConfigError(f"{path}: no column but {id_column!r}; give a column of probabilities for each class")
-    values = _numbers(frame, names, f"{path}", remedy="name the columns of classes with --classes")
+    remedy = "name the columns of classes with --classes"
+    values = _numbers(frame, names, f"{path}", remedy=remedy, infinite=scale == "logits")
     if scale == "probabilities":
         _refuse_outside(values, frame.index, names, str(path))
+        values = np.clip(values, 0, 1)
     elif scale == "logits":
         values = expit(values)
     else:
@@ -187,6 +194,20 @@ def check_exclusive(labels: np.ndarray, probs: np.ndarray, ids: np.ndarray) -> l
     return []
 
 
+def check_ordinal(labels: np.ndarray, names: Sequence[str], ids: np.ndarray) -> list[str]:
+    """A warning of grades that are not wholly known; ConfigError where an image has grade >= k + 1 and not grade >= k,
+    as with a column for each grade."""
+    wrong = labels[:, 1:] > labels[:, :-1]  # never of NaN
+    if wrong.any():
+        k = np.argwhere(wrong)[0, 1]
+        named = _some(ids[wrong.any(axis=1)], f"with {names[k + 1]!r} and without the lower {names[k]!r}")
+        raise ConfigError(f"{named}; --ordinal wants grade >= 1, grade >= 2 ... in rising order, or --label-column")
+    unknown = int(np.isnan(labels).any(axis=1).sum())
+    if not unknown:
+        return []
+    return [f"{unknown:,} of {len(ids):,} images have no known grade and are in no accuracy, kappa or confusion."]
+
+
 def find_column(frame: pd.DataFrame, name: str, place: str) -> str:
     """`name`, a column of the table; ConfigError names the nearest one that it has."""
     if name in frame.columns:
@@ -198,16 +219,18 @@ def find_column(frame: pd.DataFrame, name: str, place: str) -> str:
 
 
 def _read_csv(path: str | Path, id_column: str) -> pd.DataFrame:
-    """A CSV as text, its index the ids (also kept as a column)."""
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    """A CSV as text, its index the ids (also kept as a column); cells that a row lacks at its end are empty."""
+    how = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "skipinitialspace": True}
+    try:  # the header as a row: pandas would rename a second column of a name, and move cells of longer rows
+        frame = pd.read_csv(path, header=None, **how).fillna("")  # type: ignore[call-overload]
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an existing CSV") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); give an existing CSV") from None
     except pd.errors.EmptyDataError:
         raise ConfigError(f"{path}: is empty; a CSV with a header and a row an image is expected") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise ConfigError(f"{path}: is no CSV of UTF-8 text ({' '.join(str(error).split())})") from None
-    frame.columns = frame.columns.str.strip()
+    frame, frame.columns = frame.iloc[1:], frame.iloc[0].str.strip()
+    _refuse_twice([name for name in frame.columns if name], str(path))
     if not len(frame):
         raise ConfigError(f"{path}: has a header and no rows; give a row an image")
     ids = frame[find_column(frame, id_column, str(path))].str.strip()
@@ -216,14 +239,21 @@ def _read_csv(path: str | Path, id_column: str) -> pd.DataFrame:
     return frame.set_index(pd.Index(ids, name="id"))
 
 
-def _numbers(frame: pd.DataFrame, names: Sequence[str], place: str, *, remedy: str) -> np.ndarray:
-    """Columns (N, C) float64; an empty cell is NaN, another text a ConfigError that names its image."""
+def _refuse_twice(names: Sequence[str], place: str) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ConfigError(f"{place}: {twice[0]!r} is there twice; give each column a name of its own")
+
+
+def _numbers(
+    frame: pd.DataFrame, names: Sequence[str], place: str, *, remedy: str, infinite: bool = False
+) -> np.ndarray:
+    """Columns (N, C) float64; an empty cell is NaN, another text a ConfigError that names its image; inf may be one."""
     out = np.empty((len(frame), len(names)))
     for k, name in enumerate(names):
         cells = frame[find_column(frame, name, place)].str.strip()
         known = ~cells.isin(_EMPTY).to_numpy()
         out[:, k] = pd.to_numeric(cells.where(known), errors="coerce")
-        wrong = known & ~np.isfinite(out[:, k])
+        wrong = known & (np.isnan(out[:, k]) if infinite else ~np.isfinite(out[:, k]))
         if wrong.any():
             row = int(wrong.argmax())
             raise ConfigError(f"{place}: image {frame.index[row]} has {cells.iloc[row]!r} in column {name!r}; {remedy}")
@@ -231,7 +261,7 @@ def _numbers(frame: pd.DataFrame, names: Sequence[str], place: str, *, remedy: s
 
 
 def _refuse_outside(values: np.ndarray, ids: pd.Index, names: Sequence[str], place: str) -> None:
-    outside = (values < 0) | (values > 1)
+    outside = (values < -_ROUNDING) | (values > 1 + _ROUNDING)
     if outside.any():
         row, column = np.argwhere(outside)[0]
         raise ConfigError(

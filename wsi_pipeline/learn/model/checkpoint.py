@@ -103,7 +103,7 @@ def card_of(where: str | Path) -> Card | None:
     """
     path = find_weights(where)
     inside = read_weights(path)[1]
-    if inside is None and not _cards_beside(path):
+    if inside is None and not cards_beside(path):
         return None
     written = _read_card(path, inside)
     try:
@@ -185,7 +185,7 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
 
 def _read_card(path: Path, inside: str | None) -> dict[str, Any]:
     """The card that belongs to a weights file, as read."""
-    beside = _cards_beside(path)
+    beside = cards_beside(path)
     source = beside[0] if beside else path
     if not beside and inside is None:
         raise ModelError(f"{path}: no card; put a {CARD} with arch, class_names, mpp and the rest beside it")
@@ -200,7 +200,8 @@ def _read_card(path: Path, inside: str | None) -> dict[str, Any]:
     return card
 
 
-def _cards_beside(path: Path) -> list[Path]:
+def cards_beside(path: Path) -> list[Path]:
+    """The cards beside a file of weights; the first goes before one inside the file."""
     return [place for place in (path.with_suffix(".json"), path.with_name(CARD)) if place.is_file()]
 
 

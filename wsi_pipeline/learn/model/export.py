@@ -21,7 +21,7 @@ from torchvision.models import DenseNet
 
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.learn.model.card import RESEARCH_USE
-from wsi_pipeline.learn.model.checkpoint import Checkpoint, card_text, load_checkpoint, weights_bytes
+from wsi_pipeline.learn.model.checkpoint import Checkpoint, card_text, cards_beside, load_checkpoint, weights_bytes
 from wsi_pipeline.learn.model.densenet import build_model
 from wsi_pipeline.learn.model.probabilities import probabilities
 
@@ -32,7 +32,11 @@ Answer = Callable[[np.ndarray], np.ndarray]
 
 
 def to_safetensors(checkpoint: Checkpoint, path: str | Path) -> Path:
-    """One `.safetensors` file with the card in its metadata, which `load_checkpoint` reads alone."""
+    """One `.safetensors` file with the card in its metadata, which `load_checkpoint` reads alone.
+
+    Raises ModelError where another model's card lies beside it, which would be read in its place.
+    """
+    _refuse_other_card(checkpoint, Path(path))
     with _kept_when_good(path, ".safetensors") as file:
         file.write_bytes(weights_bytes(checkpoint))
         if load_checkpoint(file).id != checkpoint.id:
@@ -192,6 +196,17 @@ def _qupath_classes(checkpoint: Checkpoint) -> list[str]:
             f"would apply a softmax over them; export onnx instead"
         )
     return [f"not {names[0]}", names[0]]
+
+
+def _refuse_other_card(checkpoint: Checkpoint, path: Path) -> None:
+    for card in cards_beside(path)[:1]:
+        try:
+            known = json.loads(card.read_text(encoding="utf-8"))["id"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            known = None
+        if known != checkpoint.id:
+            raise ModelError(f"{path}: {card.name} beside it is not of model {checkpoint.id}, and would be read as its "
+                             f"card; name another folder")  # fmt: skip
 
 
 def _trace(checkpoint: Checkpoint, model: nn.Module, file: Path) -> Answer:
