@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsi_pipeline.maps.lesions import Lesion
 from wsi_pipeline.maps.overlay import blend, draw_overlay, draw_tissue
-from wsi_pipeline.maps.sheet import PAGE_PX, fit_view, resize_thumbnail
+from wsi_pipeline.maps.sheet import BOTTOM, PAGE_PX, fit_view, resize_thumbnail
 from wsi_pipeline.maps.wording import PICTURE_KEY
 
 ONES = np.ones((8, 8))
@@ -156,6 +156,26 @@ def test_pages_are_bounded_for_slides_of_any_shape(tmp_path, size_l0, cell_l0):
 )
 def test_any_title_is_drawn_without_a_warning(tmp_path, title):
     assert draw(tmp_path / "a.png", an_extent(ONES / 2), a_slide(), title=title).stat().st_size > 0
+
+
+@pytest.mark.parametrize("box", [(64, 32, 128, 96), (32, 0, 96, 64)], ids=["right", "top"])
+def test_a_lesion_at_the_edge_of_the_picture_bears_its_number_too(tmp_path, box):
+    slide, extent, lesion = a_slide((128, 128)), an_extent(np.zeros((4, 4))), a_lesion(box)
+    plain, numbered = tmp_path / "a.png", tmp_path / "b.png"
+    draw(plain, extent, slide, lesions=[replace(lesion, number=1)])
+    draw(numbered, extent, slide, lesions=[replace(lesion, number=2)])
+    rows, _ = np.nonzero((picture_of(plain) != picture_of(numbered)).any(axis=-1))
+    assert len(rows) and np.ptp(rows) >= 8  # of the whole digit
+
+
+def test_the_legend_ends_on_a_narrow_page(tmp_path):
+    cells, unread, slide = np.full((16, 2), 0.9), np.zeros((16, 2), bool), a_slide((64, 512))
+    cells[4:8, 0], unread[4:6, 0] = nan, True  # two rows of each: not read, and under no tile
+    extent, tissue = an_extent(cells, tissue=np.ones((16, 2)), unread=unread), a_tissue(np.ones((32, 4)))
+    draw(tmp_path / "a.png", extent, slide, tissue=tissue, lesions=[a_lesion((0, 0, 64, 64))])
+    with Image.open(tmp_path / "a.png") as image:
+        row = np.asarray(image.convert("L"))[-BOTTOM + 16 : -BOTTOM + 36]
+    assert np.flatnonzero((row < 200).any(axis=0)).max() < row.shape[1] - 8
 
 
 def test_a_slide_without_tissue_or_numbers_is_drawn(tmp_path):

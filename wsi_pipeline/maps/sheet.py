@@ -169,12 +169,15 @@ def _drawable(text: str) -> str:
 def _fit_title(sheet: Sheet, title: str) -> str:
     """Shorten a title in its middle until it fits: names of slides differ at both ends."""
     font, shown = FontProperties(size=12, weight="bold"), title
-    measure = sheet.canvas.get_renderer().get_text_width_height_descent
     room, half = sheet.page_px[0] - 2 * LEFT, len(title) // 2
-    while measure(_drawable(shown), font, ismath=False)[0] > room:
+    while _text_width(sheet, shown, font) > room:
         half = min(half - 1, int(half * 0.95))
         shown = f"{title[:half]}…{title[-half:]}"
     return shown
+
+
+def _text_width(sheet: Sheet, text: str, font: FontProperties) -> float:
+    return float(sheet.canvas.get_renderer().get_text_width_height_descent(_drawable(text), font, ismath=False)[0])
 
 
 def outline_shape(sheet: Sheet, shape: shapely.Geometry, *, colour: str, width: float) -> None:
@@ -191,16 +194,15 @@ def outline_shape(sheet: Sheet, shape: shapely.Geometry, *, colour: str, width: 
 
 
 def write_number(sheet: Sheet, shape: shapely.Geometry, number: int) -> None:
-    """A lesion's number at the top right of its outline, if the outline is large enough to bear one."""
+    """A lesion's number at the top right of its outline, within it at the picture's edge; none where it is small."""
     corners = np.reshape(shape.bounds, (2, 2))
     (left, top), (right, bottom) = (corners - sheet.view.box_l0[:2]) / sheet.view.pixel_l0
     if min(right - left, bottom - top) < MIN_NUMBERED_PX:
         return
     halo = withStroke(linewidth=2.5, foreground=HALO)
-    font = FontProperties(size=9, weight="bold")
-    sheet.picture.text(
-        right + 3, top + 3, str(number), path_effects=[halo], color=INK, fontproperties=font, clip_on=True
-    )
+    font, text = FontProperties(size=9, weight="bold"), str(number)
+    place = min(right + 3, sheet.view.size_px[0] - 3 - _text_width(sheet, text, font)), max(top + 3, MIN_NUMBERED_PX)
+    sheet.picture.text(*place, text, path_effects=[halo], color=INK, fontproperties=font, clip_on=True)
 
 
 def round_length_um(longest_um: float) -> float:
@@ -249,12 +251,13 @@ def draw_colour_bar(sheet: Sheet, ground: np.ndarray, *, label: str, threshold: 
 
 def draw_legend(sheet: Sheet, entries: Sequence[tuple[str, str]]) -> None:
     """Entries (sample, text) right of the scale bar; a sample is "#rrggbb" (line), "#rrggbb!" (area) or "hatch"."""
-    x, y = LEFT + 330.0, _below(sheet)
-    for sample, text in entries:
+    widths = [28 + _text_width(sheet, text, FontProperties(size=9)) + 16 for _, text in entries]
+    x, y = min(LEFT + 330.0, sheet.page_px[0] - sum(widths)), _below(sheet)  # three fill the narrowest page
+    for (sample, text), width in zip(entries, widths, strict=True):
         swatch = _swatch(sample)
         sheet.figure.figimage(swatch, round(x), round(sheet.page_px[1] - y - 6))
         write_text(sheet, x + 28, y, text, colour=SOFT_INK)
-        x += 28 + 7.2 * len(text) + 22
+        x += width
 
 
 def _swatch(sample: str) -> np.ndarray:
