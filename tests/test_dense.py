@@ -100,8 +100,15 @@ def test_windows_where_tiles_lie_have_the_tiles_scores(store: TileStore, checkpo
     dense = score_tiles(store, Scorer(checkpoint, CPU, cells=True), batch=3, min_tissue=0.5)
     aligned = (dense.rowcol % 2 == 0).all(axis=1)
     np.testing.assert_allclose(dense.probs[aligned], plain.probs, atol=1e-5)
-    assert (len(dense.probs), dense.filled) == (7 * 9, 7 * 9 - 20)
+    assert (dense.rows, dense.tiles, dense.filled) == (7 * 9, 20, 0)
     assert "63 windows from 20 tiles" in dense.remarks[0]
+
+
+def test_fewer_windows_than_tiles_are_no_fewer_tiles_scored(store: TileStore, checkpoint: Checkpoint) -> None:
+    dense = score_tiles(store, Scorer(checkpoint, CPU, cells=True), batch=4)
+    few = replace(dense, rowcol=dense.rowcol[:6], probs=dense.probs[:6], seconds=2.0)  # as of windows of many tiles
+    assert "6 windows from 20 tiles" in few.remarks[0]
+    assert few.tiles_per_s == 10
 
 
 def test_a_dense_map_is_written_read_and_mapped(store: TileStore, checkpoint: Checkpoint) -> None:

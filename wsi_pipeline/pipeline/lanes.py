@@ -52,12 +52,10 @@ class Scored:
     """What a lane tells of a slide that it scored; see `Scores` for the fields of the same names.
 
     Attributes:
-        rows: rows of the scores.
         fresh: tiles that went through the model now.
         notes: what was warned of meanwhile, such as a GPU whose memory was full.
     """
 
-    rows: int
     tiles: int
     unreadable: int
     fresh: int
@@ -152,7 +150,6 @@ def score_store(recipe: Recipe, checkpoint_id: str, store_path: str, key: str) -
     with heard(notes.append):
         scores = _ready(recipe, checkpoint_id).score(store_path, key, count)
     return Scored(
-        rows=len(scores.probs),
         tiles=scores.tiles,
         unreadable=scores.unreadable,
         fresh=fresh,

@@ -122,7 +122,7 @@ def score_slide(run: Run, work: Work) -> None:
     store = run.folder.store(work.entry.slide_id)
     scores = run.classifier.score(store, work.scores_key, progress=partial(_told, run, "tiles_scored"))
     run.tell(
-        "scores_done", slide_id=work.entry.slide_id, tiles=scores.rows,
+        "scores_done", slide_id=work.entry.slide_id, tiles=scores.tiles,
         tiles_per_s=round(scores.tiles_per_s, 1), busy_share=round(scores.busy_share, 3),
         seconds=round(scores.seconds, 3), filled=scores.filled, resumed=scores.resumed,
     )  # fmt: skip

@@ -131,7 +131,7 @@ def score_tiles(
         note=checkpoint.note,
         seconds=perf_counter() - began,
         model_seconds=passes.lane_s / scorer.engine.lanes,
-        filled=max(0, len(probs) - kept.resumed - kept.fresh),
+        filled=0 if windows is not None else len(probs) - kept.resumed - kept.fresh,
         resumed=kept.resumed,
         step=step,
         tried=None if windows is None else store.n_tiles,

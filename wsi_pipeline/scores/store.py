@@ -44,7 +44,7 @@ class Scores:
         note: one line for the user on what the model can and cannot do.
         seconds: wall time of the scoring; 0 when not measured.
         model_seconds: the part of it that the engine was busy, its lanes averaged.
-        filled: rows without a forward pass of their own: they have the values of their neighbours.
+        filled: rows without a forward pass of their own, as they have the values of their neighbours; 0 in a dense map.
         resumed: rows scored before this scoring was interrupted; `seconds` are of the rest.
         step: cells between tiles of the first lattice, 1 where every tile was scored.
         tried: of a dense map, the tiles of the store; None: as many as rows.
@@ -97,8 +97,7 @@ class Scores:
     def remarks(self) -> tuple[str, ...]:
         """What the reader of a map must know of how it was scored."""
         if self.windows is not None:
-            tiles = len(self.probs) - self.filled
-            return (f"dense: {len(self.probs):,} windows from {tiles:,} tiles scored once; see scores/dense.py",)
+            return (f"dense: {self.rows:,} windows from {self.tiles:,} tiles scored once; see scores/dense.py",)
         if self.step == 1:
             return ()
         scored = len(self.probs) - self.filled
@@ -110,7 +109,7 @@ class Scores:
     @property
     def tiles_per_s(self) -> float:
         """Tiles scored per second of wall time, those taken over from before left out; 0 when not measured."""
-        return max(0, len(self.probs) - self.filled - self.resumed) / self.seconds if self.seconds > 0 else 0.0
+        return max(0, self.tiles - self.filled - self.resumed) / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def busy_share(self) -> float:
