@@ -77,7 +77,7 @@ def test_only_the_rest_is_scored_and_every_bit_is_the_same(store: TileStore, way
     found = score_tiles(store, again, batch=3, key="scoring", **how)
     same(found, whole)
     kept = 8 if way == "adaptive" else 7  # of the others one could not be read, and is tried again
-    assert found.resumed == kept and again.seen == len(whole.probs) - whole.filled - kept
+    assert found.resumed == kept and again.seen == whole.tiles - whole.filled - kept
     assert found.tiles_per_s == pytest.approx(again.seen / found.seconds)
 
 
