@@ -124,6 +124,13 @@ def test_a_dense_map_is_written_read_and_mapped(store: TileStore, checkpoint: Ch
     assert extent.cancer_mm2 == pytest.approx(320 * 256 * 0.25e-6)
 
 
+def test_scores_of_the_tiles_leave_nothing_of_a_dense_map(store: TileStore, checkpoint: Checkpoint) -> None:
+    write_scores(store.path, score_tiles(store, Scorer(checkpoint, CPU, cells=True), batch=4))
+    write_scores(store.path, score_tiles(store, Scorer(checkpoint, CPU), batch=4))
+    assert [path.name for path in (Path(store.path) / "scores").iterdir() if path.is_dir()] == [checkpoint.id]
+    assert read_scores(store.path, checkpoint.id).windows is None
+
+
 def test_tissue_of_a_tile_that_could_not_be_read_is_unread_though_windows_lie_on_it(
     store: TileStore, checkpoint: Checkpoint
 ) -> None:

@@ -142,6 +142,7 @@ def write_scores(store_path: str | Path, scores: Scores, *, key: str = "") -> No
     attributes["crc32c"] = _checksums(scores.probs, windows)
     attributes["windows"] = None if windows is None else {name: getattr(windows, name) for name in _GRID}
     with place.writing(scores.probs.nbytes):
+        _drop_windows(store, scores.checkpoint_id)
         array = store.require_group(GROUP).create_array(
             scores.checkpoint_id,
             shape=scores.probs.shape,
@@ -204,6 +205,13 @@ def _checksums(probs: np.ndarray, windows: TileGrid | None) -> list[int]:
     """Of all arrays of the scores."""
     beside = () if windows is None else (windows.rowcol, windows.tissue)
     return [checksum(values) for values in (np.asarray(probs, np.float32), *beside)]
+
+
+def _drop_windows(store: Any, checkpoint_id: str) -> None:
+    """Remove the arrays of a dense map's windows: beside scores of the tiles they would tell where these lie."""
+    for name in _WINDOWS:
+        if (beside := f"{GROUP}/{checkpoint_id}_{name}") in store:
+            del store[beside]
 
 
 def _write_beside(array: zarr.Array, store: Any, name: str, values: np.ndarray) -> None:
