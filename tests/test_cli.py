@@ -188,6 +188,8 @@ def test_a_model_that_does_not_fit_the_tiles_asked_for_is_refused_before_any_is_
     dense = ("--set", "model.dense=true", "--set", "tiles.tile_px=512")  # might be reduced, but not for a dense map
     code, _, told = call("run", tmp_path, "--out", tmp_path / "run", "--set", "tiles.mpp=0.25", *dense)
     assert code == 1 and "dense maps need tiles at the model's scale; use --set tiles.mpp=0.5" in told
+    code, _, told = call("run", tmp_path, "--out", tmp_path / "run", *dense[:2], "--set", "tiles.tile_px=100")
+    assert code == 1 and "dense maps need multiples of 32 px; use --set tiles.tile_px=96" in told
     assert not (tmp_path / "run").exists()
 
 

@@ -4,6 +4,7 @@ from wsi_pipeline.errors import ModelError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.learn.model.architectures import MIN_INPUT_PX
 from wsi_pipeline.learn.model.checkpoint import Checkpoint
+from wsi_pipeline.scores.dense import CELL_PX
 from wsi_pipeline.tiles.grid import TileGrid
 
 MPP_TOLERANCE = 0.05  # objectives called 20x and 40x differ by about as much between scanners
@@ -21,7 +22,7 @@ def check_fit(grid: TileGrid, checkpoint: Checkpoint, *, resample: bool = False,
       its pixels to the model's scale, by exact means of blocks when that is a whole fraction (512 px at
       0.25 um/px -> 256 px at 0.5), else by an antialiased triangle filter. The field of view is the tile's.
 
-    With `dense` the scale must fit and the size need not.
+    With `dense` the scale must fit and the size need not, but both sizes are multiples of its cells' 32 px.
 
     Raises ModelError with both numbers and the knob to set when they do not agree, and for a model that
     cannot score slides: no positive class, grey input, or no scale.
@@ -43,6 +44,10 @@ def input_px(
         raise ModelError(f"{have}, {want}, and reducing cannot bring them together; use {cut_anew}")
     if dense and px != tile_px:
         raise ModelError(f"{have}, {want}: dense maps need tiles at the model's scale; use --set tiles.mpp={mpp:.4g}")
+    if dense and (tile_px % CELL_PX or checkpoint.input_px % CELL_PX):
+        nearest = max(1, round(tile_px / CELL_PX)) * CELL_PX
+        remedy = "--set model.dense=false" if checkpoint.input_px % CELL_PX else f"--set tiles.tile_px={nearest}"
+        raise ModelError(f"{have}, {want}: dense maps need multiples of {CELL_PX} px; use {remedy}")
     if (px != tile_px or px != checkpoint.input_px) and not (resample or dense):
         raise ModelError(f"{have}, {want}; use {cut_anew}, or allow it with --set model.resample=true")
     if px < MIN_INPUT_PX:
