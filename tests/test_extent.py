@@ -50,6 +50,23 @@ def test_a_constant_stays_constant_wherever_tiles_cover(tile, stride):
     assert (extent.cancer == known).all()
 
 
+@pytest.mark.parametrize(("tile", "stride"), [(32, 32), (34, 32), (40, 32), (47, 32)], ids=str)
+def test_a_tile_that_could_not_be_read_is_not_known_by_the_strips_of_its_neighbours(tile, stride):
+    grid, tissue = laid((160, 160), tile, stride)
+    probability = np.full(len(grid), 0.9)
+    probability[12] = np.nan  # the middle one
+    extent = map_extent(grid, tissue, scored(grid, probability), PLAIN)
+    assert np.argwhere(extent.unread).tolist() == np.argwhere(np.isnan(extent.probability)).tolist() == [[2, 2]]
+    assert extent.unread_mm2 == pytest.approx(16 * 16 * 1e-6) and extent.unscored_mm2 == 0
+
+
+def test_of_the_last_cell_the_part_on_the_slide_is_known_by_the_tile_that_covers_it():
+    grid, tissue = laid((72, 64), 40, 32)  # the second tile ends with the slide: 8 px of the third cell
+    assert (grid.cols, grid.rows) == (2, 2)
+    extent = map_extent(grid, tissue, scored(grid, np.full(len(grid), 0.9)), PLAIN)
+    assert extent.probability.shape == (2, 3) and not np.isnan(extent.probability).any()
+
+
 @given(tile=st.sampled_from([16, 32, 48]), stride=st.integers(9, 60), seed=st.integers(0, 9))
 @settings(deadline=None, max_examples=40)
 def test_cells_are_the_window_weighted_mean_counted_pixel_by_pixel(tile, stride, seed):

@@ -10,7 +10,7 @@ from wsi_pipeline.config import Config
 # Raise a stage's number whenever it comes to other outcomes from the same knobs: resumed runs then do it again, and all
 # that hangs on it, and never mix what two versions made.
 _MACHINE = ("batch", "device", "engine", "compiled")  # knobs of the model that are the machine's
-RULES = {"tiles": 1, "scores": 1, "maps": 3}
+RULES = {"tiles": 1, "scores": 1, "maps": 4}
 
 
 def tiling_key(config: Config, fingerprint: str, mpp_l0: tuple[float, float]) -> str:

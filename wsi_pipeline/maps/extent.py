@@ -74,7 +74,8 @@ def map_extent(
 
     A cell is one stride step, exact and never rounded. Where tiles overlap, a cell is the mean of the tiles
     over it, each by `window`: the part of the cell that it covers, times a weight that falls from its
-    centre to its edge, so the map is sharper than a plain mean, and a constant stays constant. With gaps
+    centre to its edge, so the map is sharper than a plain mean, and a constant stays constant. A cell whose middle
+    no readable tile covers is not known, though one may reach a strip of it. With gaps
     between tiles a cell stands for its tile and is centred on it. Areas count the tissue in a cell.
     `unreadable` (rows, cols) bool are cells from the raster's first on that could not be read whatever tiles lie on
     them, as those of a dense map's windows do.
@@ -179,8 +180,8 @@ def _cell_tissue(
 def _average(grid: TileGrid, values: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Weighted mean over each cell of the tiles on it: (N, K) -> (K, rows, cols) float32 and (rows, cols) bool.
 
-    Tiles with a NaN add nothing; a cell with no other is NaN. The bools tell where there is any tile, read or
-    not. One axis after the other, as the weights are a product.
+    Tiles with a NaN add nothing; a cell with no other on its middle is NaN. The bools tell where there is any tile,
+    read or not, on it. One axis after the other, as the weights are a product.
     """
     readable = ~np.isnan(values).any(axis=1)
     rows, cols = grid.rowcol.T
@@ -188,21 +189,38 @@ def _average(grid: TileGrid, values: np.ndarray, shape: tuple[int, int]) -> tupl
     planes[:-2, rows, cols] = np.where(readable[:, None], values, 0.0).T
     planes[-2, rows, cols] = readable
     planes[-1, rows, cols] = 1.0
-    weights = window(grid.tile_px / grid.stride_px)
-    total = _spread(_spread(planes, weights, shape[0], axis=1), weights, shape[1], axis=2)
-    weight = total[-2]
+    tile, (width, height) = grid.tile_px / grid.stride_px, np.divide(grid.slide.size_l0, grid.step_l0)
+    weights = np.repeat(window(tile)[:, None], max(shape), axis=1)
+    total = _spread(_spread(planes[:-1], weights, shape[0], axis=1), weights, shape[1], axis=2)
+    down, along = _on_middle(tile, height, shape[0]), _on_middle(tile, width, shape[1])
+    known, covered = _spread(_spread(planes[-2:], down, shape[0], axis=1), along, shape[1], axis=2) > 0
     mean = np.full((values.shape[1], *shape), nan)
-    np.divide(total[:-2], weight, out=mean, where=weight > 0)
-    return np.clip(mean, 0.0, 1.0).astype(np.float32), total[-1] > 0
+    np.divide(total[:-1], total[-1], out=mean, where=known)
+    return np.clip(mean, 0.0, 1.0).astype(np.float32), covered
+
+
+def _on_middle(tile_cells: float, slide_cells: float, cells: int) -> np.ndarray:
+    """Whether a tile that starts so many cells before each cell covers the middle of its part on the slide.
+
+    (ceil(tile_cells), cells) bool along one axis; a tile is always on the cell that it starts in, as with gaps that
+    is centred on it.
+    """
+    middle = np.full(cells, 0.5)
+    middle[-1] = np.clip(slide_cells - (cells - 1), 0, 1) / 2
+    before = np.arange(ceil(tile_cells))[:, None]
+    return (before == 0) | (middle <= tile_cells - before)
 
 
 def _spread(planes: np.ndarray, weights: np.ndarray, cells: int, *, axis: int) -> np.ndarray:
-    """Sum of what starts in each cell and the ones before it along an axis, by weight; cut or padded to `cells`."""
+    """Sum of what starts in each cell and the ones before it along an axis; cut or padded to `cells`.
+
+    `weights` (offsets, cells or more) of what starts `offset` cells before a cell.
+    """
     given = np.moveaxis(planes, axis, 0)
     total = np.zeros((cells, *given.shape[1:]))
     for offset, weight in enumerate(weights):
         part = given[: max(0, cells - offset)]
-        total[offset : offset + len(part)] += weight * part
+        total[offset : offset + len(part)] += weight[offset : offset + len(part), None, None] * part
     return np.moveaxis(total, 0, axis)
 
 
