@@ -168,6 +168,14 @@ def test_a_lesion_at_the_edge_of_the_picture_bears_its_number_too(tmp_path, box)
     assert len(rows) and np.ptp(rows) >= 8  # of the whole digit
 
 
+def test_a_lesion_outside_of_the_bounds_shown_bears_no_number(tmp_path):
+    slide, extent = a_slide((128, 128), bounds_l0=(0, 40, 64, 88)), an_extent(np.zeros((4, 4)))
+    plain, outside = tmp_path / "a.png", tmp_path / "b.png"
+    draw(plain, extent, slide)
+    draw(outside, extent, slide, lesions=[a_lesion((72, 48, 120, 96)), a_lesion((8, 0, 56, 32))])
+    np.testing.assert_array_equal(picture_of(plain), picture_of(outside))
+
+
 def test_the_legend_ends_on_a_narrow_page(tmp_path):
     cells, unread, slide = np.full((16, 2), 0.9), np.zeros((16, 2), bool), a_slide((64, 512))
     cells[4:8, 0], unread[4:6, 0] = nan, True  # two rows of each: not read, and under no tile

@@ -194,9 +194,10 @@ def outline_shape(sheet: Sheet, shape: shapely.Geometry, *, colour: str, width: 
 
 
 def write_number(sheet: Sheet, shape: shapely.Geometry, number: int) -> None:
-    """A lesion's number at the top right of its outline, within it at the picture's edge; none where it is small."""
+    """A lesion's number at the top right of its outline, within it at the picture's edge; none where little shows."""
     corners = np.reshape(shape.bounds, (2, 2))
-    (left, top), (right, bottom) = (corners - sheet.view.box_l0[:2]) / sheet.view.pixel_l0
+    places = (corners - sheet.view.box_l0[:2]) / sheet.view.pixel_l0
+    (left, top), (right, bottom) = np.clip(places, 0, sheet.view.size_px)
     if min(right - left, bottom - top) < MIN_NUMBERED_PX:
         return
     halo = withStroke(linewidth=2.5, foreground=HALO)
