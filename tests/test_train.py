@@ -20,9 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from wsi_pipeline.cli.group import main
 from wsi_pipeline.errors import ConfigError, ModelError, StoreError, WsiError
+from wsi_pipeline.learn.datasets import open_dataset
 from wsi_pipeline.learn.evaluation.metrics import auroc
 from wsi_pipeline.learn.evaluation.predict import predict
 from wsi_pipeline.learn.model.checkpoint import Checkpoint, load_checkpoint
+from wsi_pipeline.learn.training.fitting import mean_ece
 from wsi_pipeline.learn.training.train import train
 
 
@@ -325,7 +327,8 @@ def test_the_command_trains_and_goes_on_with_the_settings_of_its_folder(tmp_path
 def test_two_processes_train_as_one_and_validate_every_row_once(tmp_path):
     """The two that torchrun would start, without itself, which takes as long as one of them to import torch."""
     data, out = folder_of(tmp_path / "data"), tmp_path / "run"
-    command = [sys.executable, "-m", "wsi_pipeline", "train", *map(str, options(data, out, "stop.epochs=2"))]
+    knobs = options(data, out, "stop.epochs=2", "optimiser.rate=0.01")
+    command = [sys.executable, "-m", "wsi_pipeline", "train", *map(str, knobs)]
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
@@ -342,12 +345,15 @@ def test_two_processes_train_as_one_and_validate_every_row_once(tmp_path):
     assert account["processes"] == 2 and account["calibration"]["images"] == account["data"]["images"]["val"]
     assert "".join(told).count("expected calibration error") == 1
     assert len(pd.read_csv(out / "history.csv")) == 2
+    images, split = open_dataset("folder", data), pd.read_csv(out / "split.csv").set_index("id")["part"]
+    val = images.subset(split[images.ids].to_numpy() == "val")
+    ece = mean_ece(val.labels, predict(load_checkpoint(out), val))  # of the weights that are kept, in both processes
+    assert ece == pytest.approx(account["calibration"]["ece_after"], abs=1e-6)
 
 
 @pytest.mark.real
 @pytest.mark.slow
 def test_real_lesions_train_for_an_epoch(real_data, tmp_path):
-    from wsi_pipeline.learn.datasets import open_dataset
     from wsi_pipeline.learn.training.parts import divide, thin
 
     skin = open_dataset("skin", real_data / "skin", labels="ham10000_224_labels.csv", images="ham10000_224")

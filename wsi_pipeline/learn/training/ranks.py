@@ -58,6 +58,12 @@ def spread(model: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
 
 
+def agree(model: nn.Module) -> None:
+    """Give all processes the first one's buffers: each moved its BatchNorm's statistics by its own images."""
+    for buffer in model.buffers() if world() > 1 else ():
+        distributed.broadcast(buffer, 0)
+
+
 def mean(value: float, device: torch.device) -> float:
     """The mean of a number over the processes."""
     if world() == 1:

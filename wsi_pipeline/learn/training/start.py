@@ -163,6 +163,7 @@ def validation_logits(training: Training, batches: Iterable[Batch], *, exact: bo
     Raises ModelError naming images where an output is not finite.
     """
     rows = training.material.rows["val"]
+    ranks.agree(training.judged)  # as the first process keeps it
     training.judged.eval()
     found: list[Tensor] = []
     with torch.inference_mode(), nullcontext() if exact else training.amp():
