@@ -274,6 +274,16 @@ def test_validation_of_one_class_alone_cannot_stop_by_auroc(tmp_path):
         train(images, parts, quick(), tmp_path / "run")
 
 
+def test_validation_without_a_known_label_is_refused_before_an_epoch(tmp_path):
+    images = bright_images()
+    labels = np.where(parts_of(images)[:, None] == "val", np.nan, images.labels)
+    heard: list[str] = []
+    with pytest.raises(ConfigError, match="no image of validation has a known label"):
+        trained(tmp_path / "run", "stop.metric=loss", images=with_labels(images, labels),
+                listen=lambda name, facts: heard.append(name))  # fmt: skip
+    assert "epoch" not in heard
+
+
 def test_no_images_are_refused(tmp_path):
     images = bright_images().subset(np.array([], dtype=int))
     with pytest.raises(ConfigError, match="no images"):
