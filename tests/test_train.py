@@ -333,12 +333,9 @@ def test_the_command_trains_and_goes_on_with_the_settings_of_its_folder(tmp_path
         signal.signal(name, handler)
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_and_validate_every_row_once(tmp_path):
-    """The two that torchrun would start, without itself, which takes as long as one of them to import torch."""
-    data, out = folder_of(tmp_path / "data"), tmp_path / "run"
-    knobs = options(data, out, "stop.epochs=2", "optimiser.rate=0.01")
-    command = [sys.executable, "-m", "wsi_pipeline", "train", *map(str, knobs)]
+def two_processes(*arguments: str | Path) -> tuple[list[int | None], str]:
+    """(exit codes, all they said) of the two that torchrun would start; it takes as long as one to import torch."""
+    command = [sys.executable, "-m", "wsi_pipeline", "train", *map(str, arguments)]
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
@@ -349,16 +346,27 @@ def test_two_processes_train_as_one_and_validate_every_row_once(tmp_path):
         )
         for rank in "01"
     ]  # fmt: skip
-    told = [process.communicate(timeout=300)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], told
+    told = "".join(process.communicate(timeout=300)[0] for process in ranks)
+    return [process.returncode for process in ranks], told
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_validate_every_row_once(tmp_path):
+    data, out = folder_of(tmp_path / "data"), tmp_path / "run"
+    knobs = options(data, out, "stop.epochs=2", "optimiser.rate=0.01")
+    codes, told = two_processes(*knobs)
+    assert codes == [0, 0], told
     account = json.loads((out / "train.json").read_text())
     assert account["processes"] == 2 and account["calibration"]["images"] == account["data"]["images"]["val"]
-    assert "".join(told).count("expected calibration error") == 1
+    assert told.count("expected calibration error") == 1
     assert len(pd.read_csv(out / "history.csv")) == 2
     images, split = open_dataset("folder", data), pd.read_csv(out / "split.csv").set_index("id")["part"]
     val = images.subset(split[images.ids].to_numpy() == "val")
     ece = mean_ece(val.labels, predict(load_checkpoint(out), val))  # of the weights that are kept, in both processes
     assert ece == pytest.approx(account["calibration"]["ece_after"], abs=1e-6)
+
+    codes, told = two_processes(*knobs)  # the first refuses the folder, the second waits for it in vain
+    assert codes == [2, 1] and "another ended" in told and "Traceback" not in told
 
 
 @pytest.mark.real
