@@ -284,6 +284,23 @@ def test_validation_without_a_known_label_is_refused_before_an_epoch(tmp_path):
     assert "epoch" not in heard
 
 
+@pytest.mark.parametrize(("fit", "size", "mpp"), [("pad", (64, 48), 1.0), ("crop", (64, 48), 0.75), ("pad", None, 0.5)])
+def test_the_checkpoint_has_the_scale_of_the_squares_that_it_saw(tmp_path, fit, size, mpp):
+    images = bright_images()
+    read = images.read if size is None else lambda row: np.resize(images.read(row), (*size, 3))
+    checkpoint = trained(
+        tmp_path / "run", "stop.epochs=1", f"data.fit={fit}", images=replace(images, read=read, mpp=0.5)
+    )
+    assert checkpoint.mpp == mpp and checkpoint.input_px == PX
+
+
+def test_images_of_one_scale_and_many_sizes_are_refused(tmp_path):
+    images = bright_images()
+    odd = replace(images, mpp=0.5, read=lambda row: np.resize(images.read(row), (32 + row, 32, 3)))
+    with pytest.raises(ConfigError, match=r"images of 32 to 71 px at 0.5 um/px come to data.px=32 at as many scales"):
+        trained(tmp_path / "run", images=odd)
+
+
 def test_no_images_are_refused(tmp_path):
     images = bright_images().subset(np.array([], dtype=int))
     with pytest.raises(ConfigError, match="no images"):

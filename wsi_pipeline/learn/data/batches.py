@@ -33,10 +33,14 @@ class Batch(NamedTuple):
 
 
 class Squares:
-    """Square images of a data set: all in memory when they fit into `cache_gib`, else read when asked for."""
+    """Square images of a data set: all in memory when they fit into `cache_gib`, else read when asked for.
+
+    `sides` (N,) px of the side that came to `px`, 0 for images not read yet.
+    """
 
     def __init__(self, images: LabelledImages, px: int, fit: Fit, *, cache_gib: float) -> None:
         self.images, self.px, self.fit = images, px, fit
+        self.sides = np.zeros(len(images), np.intp)
         self.cached = len(images) * px * px * 3 <= cache_gib * 2**30
         self._pixels = torch.empty((len(images), px, px, 3), dtype=torch.uint8) if self.cached else None
 
@@ -75,7 +79,9 @@ class Squares:
             yield from pool.map(self._try, range(start, min(start + _STRETCH, len(self.images))))
 
     def _read(self, row: int) -> np.ndarray:
-        return np.array(fit_square(self.images.image(row), self.px, self.fit))  # a copy: Pillow's is read-only
+        image = self.images.image(row)
+        self.sides[row] = min(image.shape[:2]) if self.fit == "crop" else max(image.shape[:2])
+        return np.array(fit_square(image, self.px, self.fit))  # a copy: Pillow's is read-only
 
     def _try(self, row: int) -> np.ndarray | SlideError:
         try:
