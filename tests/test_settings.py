@@ -37,10 +37,13 @@ def test_the_data_set_has_no_default():
     ("pair", "said"),
     [
         (["split.folds=5", "split.fold=5"], "got 5 of 5 folds"),
+        (["split.fold=2"], "split.fold: got 2 and no split.folds"),
+        (["split.folds=5", "split.how=file", "split.file=a.csv"], "split.folds with split.how=file"),
+        (["split.folds=5", "split.how=official"], "split.folds with split.how=official"),
         (["loss.name=wang", "loss.task_weights={a: 2}"], "wang weighs all tasks together"),
         (["loss.name=pos_weight", "loss.sampler=balanced"], "twice"),
     ],
-    ids=["fold", "wang", "twice"],
+    ids=["fold", "no folds", "file", "official", "wang", "twice"],
 )
 def test_knobs_that_do_not_go_together_are_refused(pair, said):
     with pytest.raises(ConfigError, match=said):
