@@ -90,3 +90,10 @@ def test_what_may_change_on_resume_is_how_long_on_what_machine_and_the_calibrati
 def test_unchanged_settings_have_no_differences():
     settings = quick("model.thaw={2: none}")
     assert changed_knobs(as_json(settings), TrainSettings.model_validate(as_json(settings))) == []
+
+
+@pytest.mark.parametrize("name", ["\U00020bb7", "Ärzte 1", "a\u0085b", 'say "x": #1'])
+def test_settings_are_read_as_they_were_written_whatever_the_letters(tmp_path, name):
+    settings = TrainSettings(data={"dataset": "folder", "options": {"classes": [name, "b"]}})
+    (tmp_path / "settings.yaml").write_text(as_yaml(settings), encoding="utf-8")
+    assert load_settings(tmp_path / "settings.yaml") == settings
