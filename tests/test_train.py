@@ -315,6 +315,15 @@ def test_a_loss_that_is_not_finite_stops_with_the_images_and_keeps_the_best(copy
     assert load_checkpoint(copy).id == kept
 
 
+@pytest.fixture
+def handlers():
+    """Those of signals as they were: `main` sets its own."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)
+
+
 def folder_of(root: Path, n: int = 24) -> Path:
     images = bright_images(n)
     for row in range(n):
@@ -332,9 +341,9 @@ def options(data: Path, out: Path, *knobs: str) -> list[str | Path]:
     return ["--config", config, "--data", data, "--out", out, *given]
 
 
+@pytest.mark.usefixtures("handlers")
 def test_the_command_trains_and_goes_on_with_the_settings_of_its_folder(tmp_path, monkeypatch, capsys):
     data, out = folder_of(tmp_path / "data"), tmp_path / "run"
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGUSR1)}
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["wsi_pipeline", "train", *map(str, arguments)])
@@ -346,8 +355,16 @@ def test_the_command_trains_and_goes_on_with_the_settings_of_its_folder(tmp_path
     assert code == 0 and "epoch 2/2" in shown
     code, _, shown = call(*options(data, out))
     assert code == 2 and "--overwrite" in shown and "Traceback" not in shown
-    for name, handler in handlers.items():
-        signal.signal(name, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_weights_to_start_from_are_not_overwritten_by_their_own_training(tmp_path, copy, monkeypatch, capsys):
+    weights = copy / "model.safetensors"
+    given = [*options(folder_of(tmp_path / "data"), copy, f"model.weights={weights}"), "--overwrite"]
+    monkeypatch.setattr(sys, "argv", ["wsi_pipeline", "train", *map(str, given)])
+    kept = weights.read_bytes()
+    assert main() == 2 and "--overwrite would remove model.weights=" in capsys.readouterr().err
+    assert weights.read_bytes() == kept
 
 
 def two_processes(*arguments: str | Path) -> tuple[list[int | None], str]:
