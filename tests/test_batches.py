@@ -7,7 +7,7 @@ import pytest
 import torch
 from bright_images import PX, bright_images
 
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import ConfigError, SlideError
 from wsi_pipeline.learn.data.augment import augmentation
 from wsi_pipeline.learn.data.batches import Batches, Squares, in_order, order_of
 
@@ -112,3 +112,12 @@ def test_all_unreadable_images_are_counted_and_named():
     images = replace(bright_images(20), read=Broken())
     with pytest.raises(SlideError, match=r"17 of 20 images: image003 \(row 3\): 3.png: truncated.*and 12 more"):
         Squares(images, PX, "pad", cache_gib=1.0).read_all(lambda row, pixels: None)
+
+
+def test_too_little_shared_memory_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(ConfigError, match=r"shared memory .*No space left.*--shm-size\), or use run.workers=0"):
+        Squares(bright_images(4), PX, "pad", cache_gib=1.0).share()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import ConfigError, SlideError
 from wsi_pipeline.learn.data.images import Fit, fit_square
 from wsi_pipeline.learn.data.labels import LabelledImages
 
@@ -69,9 +69,17 @@ class Squares:
         return torch.stack([torch.from_numpy(self._read(int(row))) for row in rows])
 
     def share(self) -> None:
-        """Move the kept pixels to memory that worker processes see too."""
-        if self._pixels is not None:
+        """Move the kept pixels to memory that worker processes see too; ConfigError where there is too little of it."""
+        if self._pixels is None:
+            return
+        try:
             self._pixels.share_memory_()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{self.images.name}: {self._pixels.nbytes / 2**30:.2g} GiB of images do not fit into the shared "
+                f"memory that worker processes need ({str(error).splitlines()[0]}); give more of it (docker run "
+                f"--shm-size), or use run.workers=0"
+            ) from None
 
     def _read_ahead(self, pool: ThreadPoolExecutor) -> Iterator[np.ndarray | SlideError]:
         """All images in order, a stretch at a time, so that what is read and not yet looked at stays small."""
