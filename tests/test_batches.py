@@ -95,6 +95,13 @@ def test_workers_change_nothing_but_the_time():
     assert all(torch.equal(a, b) for a, b in zip(alone, spread, strict=True))
 
 
+@pytest.mark.slow
+def test_what_a_worker_cannot_read_is_told_in_a_line():
+    broken = Squares(replace(bright_images(20), read=Broken()), PX, "pad", cache_gib=0.0)
+    with pytest.raises(SlideError, match=r"\A3\.png: truncated[^\n]*\Z"):
+        list(Batches(broken, workers=1).epoch(in_order(ROWS, batch=8)))
+
+
 def test_images_that_do_not_fit_into_memory_are_read_again_to_the_same_pixels():
     kept, read = squares(), squares(cache_gib=0.0)
     assert kept.cached and not read.cached

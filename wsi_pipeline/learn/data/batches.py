@@ -148,9 +148,12 @@ class Batches:
         )
 
     def epoch(self, plans: list[tuple[int, np.ndarray]]) -> Iterator[Batch]:
-        """The batches of these (seed, rows)."""
+        """The batches of these (seed, rows); SlideError names an image that cannot be read any more."""
         self._plans.plans = plans
-        return iter(self._loader)
+        try:
+            yield from self._loader
+        except SlideError as error:  # of a worker process: its traceback, then what it says
+            raise SlideError(str(error).rstrip().rpartition(f"{SlideError.__name__}: ")[2]) from None
 
 
 def order_of(
