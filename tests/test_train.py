@@ -367,6 +367,14 @@ def test_weights_to_start_from_are_not_overwritten_by_their_own_training(tmp_pat
     assert weights.read_bytes() == kept
 
 
+@pytest.mark.usefixtures("handlers")
+def test_a_training_is_no_class_folder_of_its_data(tmp_path, monkeypatch, capsys):
+    data = folder_of(tmp_path / "data")
+    monkeypatch.setattr(sys, "argv", ["wsi_pipeline", "train", *map(str, options(data, data / "run"))])
+    assert main() == 2 and "lies in --data" in capsys.readouterr().err
+    assert {path.name for path in data.iterdir()} == {"bright", "dark"}
+
+
 def two_processes(*arguments: str | Path) -> tuple[list[int | None], str]:
     """(exit codes, all they said) of the two that torchrun would start; it takes as long as one to import torch."""
     command = [sys.executable, "-m", "wsi_pipeline", "train", *map(str, arguments)]
