@@ -7,7 +7,7 @@ import pytest
 import torch
 from bright_images import PX, bright_images
 
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import ConfigError, SlideError
 from wsi_pipeline.learn.data.augment import augmentation
 from wsi_pipeline.learn.data.batches import Batches, Squares, in_order, order_of
 
@@ -95,6 +95,13 @@ def test_workers_change_nothing_but_the_time():
     assert all(torch.equal(a, b) for a, b in zip(alone, spread, strict=True))
 
 
+@pytest.mark.slow
+def test_what_a_worker_cannot_read_is_told_in_a_line():
+    broken = Squares(replace(bright_images(20), read=Broken()), PX, "pad", cache_gib=0.0)
+    with pytest.raises(SlideError, match=r"\A3\.png: truncated[^\n]*\Z"):
+        list(Batches(broken, workers=1).epoch(in_order(ROWS, batch=8)))
+
+
 def test_images_that_do_not_fit_into_memory_are_read_again_to_the_same_pixels():
     kept, read = squares(), squares(cache_gib=0.0)
     assert kept.cached and not read.cached
@@ -112,3 +119,12 @@ def test_all_unreadable_images_are_counted_and_named():
     images = replace(bright_images(20), read=Broken())
     with pytest.raises(SlideError, match=r"17 of 20 images: image003 \(row 3\): 3.png: truncated.*and 12 more"):
         Squares(images, PX, "pad", cache_gib=1.0).read_all(lambda row, pixels: None)
+
+
+def test_too_little_shared_memory_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(ConfigError, match=r"shared memory .*No space left.*--shm-size\), or use run.workers=0"):
+        Squares(bright_images(4), PX, "pad", cache_gib=1.0).share()

@@ -291,6 +291,12 @@ def test_an_option_that_cannot_be_used_is_named(folder, options, says):
         open_tiles(folder, **{"unannotated": "normal"} | options)
 
 
+def test_one_group_to_ignore_is_ignored_and_a_group_may_be_a_number(folder):
+    annotate(folder / "annotations", (BOX, "Necrosis"), (BOX, "7"))
+    images = open_dataset("tiles", folder, unannotated="skip", classes={"cancer": 7}, ignore="Necrosis")
+    assert images.class_names == ("cancer",) and np.isnan(images.labels).any() and not (images.labels == 1).any()
+
+
 def test_a_group_that_nobody_explained_is_not_guessed(folder):
     annotate(folder / "annotations", (BOX, "Tumor"), (BOX, "Stroma"), (BOX, "Stroma"))
     with pytest.raises(ConfigError, match=r"groups that nobody explained: 'Stroma' \(2\); .*classes"):

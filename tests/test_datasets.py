@@ -346,6 +346,25 @@ def test_folders_named_after_parts_are_official_parts(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_an_image_beside_the_class_folders_of_a_part_is_no_class(tmp_path: Path) -> None:
+    name, options = make_folder_of_parts(tmp_path)
+    write_images(tmp_path, ["train/montage.png", "overview.png"])
+    assert open_dataset(name, tmp_path, **options).class_names == ("a", "b")
+
+
+def test_a_folder_beside_those_of_parts_makes_no_classes_of_them(tmp_path: Path) -> None:
+    name, options = make_folder_of_parts(tmp_path)
+    write_images(tmp_path, ["unlabelled/1.png"])
+    with pytest.raises(ConfigError, match=r"'unlabelled' lies beside folders of parts \(test, train, val\); move it"):
+        open_dataset(name, tmp_path, **options)
+
+
+def test_one_name_is_a_list_of_it_and_a_number_is_a_name(tmp_path: Path) -> None:
+    write_images(tmp_path, ["0/1.png", "1/2.png"])
+    images = open_dataset("folder", tmp_path, classes=[1, 0], positive=1)
+    assert images.class_names == ("1", "0") and images.positive == ("1",)
+
+
 def test_groups_of_duplicates_come_from_a_table(tmp_path: Path) -> None:
     write_images(tmp_path, ["a/1.png", "b/2.png", "b/3.png"])
     write_table(tmp_path / "groups.csv", "file,group", "b/3.png,g1", "a/1.png,g1", "b/2.png,g2")
@@ -503,6 +522,10 @@ def test_a_missing_folder_is_named(tmp_path: Path, name: str) -> None:
         ("skin", {"task": "eight"}, "task 'eight': give seven or malignant"),
         ("pcam", {"parts": ["holdout"]}, r"parts \['holdout'\]: give some of train, valid, test"),
         ("folder", {"groups": "g.csv", "patient_pattern": "x"}, "give one of them"),
+        ("folder", {"kind": "photo"}, "kind 'photo': give histology, chest_xray, retina, skin or plain"),
+        ("folder", {"mpp": "0.5um"}, "mpp '0.5um': give a valid number"),
+        ("folder", {"mpp": 50}, r"mpp 50: give 0.05 to 20.0 um/px"),
+        ("retina", {"images": ["a"]}, r"images \['a'\]: give a valid string"),
     ],
 )
 def test_options_that_do_not_exist_are_refused(tmp_path: Path, name: str, options: dict, message: str) -> None:

@@ -265,3 +265,8 @@ def test_a_task_that_cannot_be_learned_is_named() -> None:
         "Edema: no negatives among 2 training labels; its weight is 0, it is not trained",
         "Fibrosis: no known labels among 0 training labels; its weight is 0, it is not trained",
     ]
+    assert check_trainable(labels, ["Mass", "Hernia", "Edema", "Fibrosis"], weighted=False) == [
+        "Hernia: no positives among 2 training labels; it learns the other answer alone",
+        "Edema: no negatives among 2 training labels; it learns the other answer alone",
+        "Fibrosis: no known labels among 0 training labels; its weight is 0, it is not trained",
+    ]

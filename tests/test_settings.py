@@ -37,10 +37,13 @@ def test_the_data_set_has_no_default():
     ("pair", "said"),
     [
         (["split.folds=5", "split.fold=5"], "got 5 of 5 folds"),
+        (["split.fold=2"], "split.fold: got 2 and no split.folds"),
+        (["split.folds=5", "split.how=file", "split.file=a.csv"], "split.folds with split.how=file"),
+        (["split.folds=5", "split.how=official"], "split.folds with split.how=official"),
         (["loss.name=wang", "loss.task_weights={a: 2}"], "wang weighs all tasks together"),
         (["loss.name=pos_weight", "loss.sampler=balanced"], "twice"),
     ],
-    ids=["fold", "wang", "twice"],
+    ids=["fold", "no folds", "file", "official", "wang", "twice"],
 )
 def test_knobs_that_do_not_go_together_are_refused(pair, said):
     with pytest.raises(ConfigError, match=said):
@@ -87,3 +90,10 @@ def test_what_may_change_on_resume_is_how_long_on_what_machine_and_the_calibrati
 def test_unchanged_settings_have_no_differences():
     settings = quick("model.thaw={2: none}")
     assert changed_knobs(as_json(settings), TrainSettings.model_validate(as_json(settings))) == []
+
+
+@pytest.mark.parametrize("name", ["\U00020bb7", "Ärzte 1", "a\u0085b", 'say "x": #1'])
+def test_settings_are_read_as_they_were_written_whatever_the_letters(tmp_path, name):
+    settings = TrainSettings(data={"dataset": "folder", "options": {"classes": [name, "b"]}})
+    (tmp_path / "settings.yaml").write_text(as_yaml(settings), encoding="utf-8")
+    assert load_settings(tmp_path / "settings.yaml") == settings

@@ -108,3 +108,14 @@ def test_a_training_in_half_precision_is_calibrated_on_exact_logits(
     train(images, parts_of(images), quick("stop.epochs=1", "run.precision=bfloat16"), tmp_path / "run")
     (logits,) = fitted
     assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_the_threshold_of_slides_counts_an_image_of_one_cancer_where_another_is_unknown(tmp_path):
+    images = replace(bright_images(classes=2), positive=("class0", "class1"))
+    checkpoint = train(images, parts_of(images), quick("stop.epochs=1"), tmp_path / "run")
+    checkpoint = replace(checkpoint, prior=None, temperature=1.0)
+    val = with_labels(images.subset(np.arange(5)), np.array([[1, np.nan], [1, 0], [0, 0], [0, 0], [0, np.nan]]))
+    logits = np.array([[0.3], [0.8], [0.1], [0.2], [0.25]]) @ [[1.0, 0.0]] - [0.0, 9.0]
+    knobs = CalibrationKnobs(temperature=False, thresholds="sensitivity=1")
+    found = calibrated(checkpoint, logits.astype(np.float32), val, knobs)
+    assert 1 / (1 + np.exp(-0.2)) < found.threshold < 1 / (1 + np.exp(-0.3))

@@ -20,9 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from wsi_pipeline.cli.group import main
 from wsi_pipeline.errors import ConfigError, ModelError, StoreError, WsiError
+from wsi_pipeline.learn.datasets import open_dataset
 from wsi_pipeline.learn.evaluation.metrics import auroc
 from wsi_pipeline.learn.evaluation.predict import predict
 from wsi_pipeline.learn.model.checkpoint import Checkpoint, load_checkpoint
+from wsi_pipeline.learn.training.fitting import mean_ece
 from wsi_pipeline.learn.training.train import train
 
 
@@ -272,6 +274,33 @@ def test_validation_of_one_class_alone_cannot_stop_by_auroc(tmp_path):
         train(images, parts, quick(), tmp_path / "run")
 
 
+def test_validation_without_a_known_label_is_refused_before_an_epoch(tmp_path):
+    images = bright_images()
+    labels = np.where(parts_of(images)[:, None] == "val", np.nan, images.labels)
+    heard: list[str] = []
+    with pytest.raises(ConfigError, match="no image of validation has a known label"):
+        trained(tmp_path / "run", "stop.metric=loss", images=with_labels(images, labels),
+                listen=lambda name, facts: heard.append(name))  # fmt: skip
+    assert "epoch" not in heard
+
+
+@pytest.mark.parametrize(("fit", "size", "mpp"), [("pad", (64, 48), 1.0), ("crop", (64, 48), 0.75), ("pad", None, 0.5)])
+def test_the_checkpoint_has_the_scale_of_the_squares_that_it_saw(tmp_path, fit, size, mpp):
+    images = bright_images()
+    read = images.read if size is None else lambda row: np.resize(images.read(row), (*size, 3))
+    checkpoint = trained(
+        tmp_path / "run", "stop.epochs=1", f"data.fit={fit}", images=replace(images, read=read, mpp=0.5)
+    )
+    assert checkpoint.mpp == mpp and checkpoint.input_px == PX
+
+
+def test_images_of_one_scale_and_many_sizes_are_refused(tmp_path):
+    images = bright_images()
+    odd = replace(images, mpp=0.5, read=lambda row: np.resize(images.read(row), (32 + row, 32, 3)))
+    with pytest.raises(ConfigError, match=r"images of 32 to 71 px at 0.5 um/px come to data.px=32 at as many scales"):
+        trained(tmp_path / "run", images=odd)
+
+
 def test_no_images_are_refused(tmp_path):
     images = bright_images().subset(np.array([], dtype=int))
     with pytest.raises(ConfigError, match="no images"):
@@ -284,6 +313,15 @@ def test_a_loss_that_is_not_finite_stops_with_the_images_and_keeps_the_best(copy
     with pytest.raises(ModelError, match=r"is not finite in epoch 3, step \d+, images image\d+.*lower optimiser"):
         trained(copy, "stop.epochs=4", resume=True)
     assert load_checkpoint(copy).id == kept
+
+
+@pytest.fixture
+def handlers():
+    """Those of signals as they were: `main` sets its own."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)
 
 
 def folder_of(root: Path, n: int = 24) -> Path:
@@ -303,9 +341,9 @@ def options(data: Path, out: Path, *knobs: str) -> list[str | Path]:
     return ["--config", config, "--data", data, "--out", out, *given]
 
 
+@pytest.mark.usefixtures("handlers")
 def test_the_command_trains_and_goes_on_with_the_settings_of_its_folder(tmp_path, monkeypatch, capsys):
     data, out = folder_of(tmp_path / "data"), tmp_path / "run"
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGUSR1)}
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["wsi_pipeline", "train", *map(str, arguments)])
@@ -317,15 +355,29 @@ def test_the_command_trains_and_goes_on_with_the_settings_of_its_folder(tmp_path
     assert code == 0 and "epoch 2/2" in shown
     code, _, shown = call(*options(data, out))
     assert code == 2 and "--overwrite" in shown and "Traceback" not in shown
-    for name, handler in handlers.items():
-        signal.signal(name, handler)
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_and_validate_every_row_once(tmp_path):
-    """The two that torchrun would start, without itself, which takes as long as one of them to import torch."""
-    data, out = folder_of(tmp_path / "data"), tmp_path / "run"
-    command = [sys.executable, "-m", "wsi_pipeline", "train", *map(str, options(data, out, "stop.epochs=2"))]
+@pytest.mark.usefixtures("handlers")
+def test_weights_to_start_from_are_not_overwritten_by_their_own_training(tmp_path, copy, monkeypatch, capsys):
+    weights = copy / "model.safetensors"
+    given = [*options(folder_of(tmp_path / "data"), copy, f"model.weights={weights}"), "--overwrite"]
+    monkeypatch.setattr(sys, "argv", ["wsi_pipeline", "train", *map(str, given)])
+    kept = weights.read_bytes()
+    assert main() == 2 and "--overwrite would remove model.weights=" in capsys.readouterr().err
+    assert weights.read_bytes() == kept
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_training_is_no_class_folder_of_its_data(tmp_path, monkeypatch, capsys):
+    data = folder_of(tmp_path / "data")
+    monkeypatch.setattr(sys, "argv", ["wsi_pipeline", "train", *map(str, options(data, data / "run"))])
+    assert main() == 2 and "lies in --data" in capsys.readouterr().err
+    assert {path.name for path in data.iterdir()} == {"bright", "dark"}
+
+
+def two_processes(*arguments: str | Path) -> tuple[list[int | None], str]:
+    """(exit codes, all they said) of the two that torchrun would start; it takes as long as one to import torch."""
+    command = [sys.executable, "-m", "wsi_pipeline", "train", *map(str, arguments)]
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
@@ -336,18 +388,32 @@ def test_two_processes_train_as_one_and_validate_every_row_once(tmp_path):
         )
         for rank in "01"
     ]  # fmt: skip
-    told = [process.communicate(timeout=300)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], told
+    told = "".join(process.communicate(timeout=300)[0] for process in ranks)
+    return [process.returncode for process in ranks], told
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_validate_every_row_once(tmp_path):
+    data, out = folder_of(tmp_path / "data"), tmp_path / "run"
+    knobs = options(data, out, "stop.epochs=2", "optimiser.rate=0.01")
+    codes, told = two_processes(*knobs)
+    assert codes == [0, 0], told
     account = json.loads((out / "train.json").read_text())
     assert account["processes"] == 2 and account["calibration"]["images"] == account["data"]["images"]["val"]
-    assert "".join(told).count("expected calibration error") == 1
+    assert told.count("expected calibration error") == 1
     assert len(pd.read_csv(out / "history.csv")) == 2
+    images, split = open_dataset("folder", data), pd.read_csv(out / "split.csv").set_index("id")["part"]
+    val = images.subset(split[images.ids].to_numpy() == "val")
+    ece = mean_ece(val.labels, predict(load_checkpoint(out), val))  # of the weights that are kept, in both processes
+    assert ece == pytest.approx(account["calibration"]["ece_after"], abs=1e-6)
+
+    codes, told = two_processes(*knobs)  # the first refuses the folder, the second waits for it in vain
+    assert codes == [2, 1] and "another ended" in told and "Traceback" not in told
 
 
 @pytest.mark.real
 @pytest.mark.slow
 def test_real_lesions_train_for_an_epoch(real_data, tmp_path):
-    from wsi_pipeline.learn.datasets import open_dataset
     from wsi_pipeline.learn.training.parts import divide, thin
 
     skin = open_dataset("skin", real_data / "skin", labels="ham10000_224_labels.csv", images="ham10000_224")

@@ -211,6 +211,14 @@ def test_old_files_load_to_the_last_bit(tmp_path: Path, prefix: str) -> None:
     assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in target.state_dict().items())
 
 
+def test_a_file_of_two_networks_is_refused(tmp_path: Path) -> None:
+    student, teacher = (demo(seed=seed).state_dict() for seed in (1, 2))
+    both = {f"student.{name}": one for name, one in student.items()}
+    torch.save(both | {f"teacher.{name}": one for name, one in teacher.items()}, tmp_path / "both.pth")
+    with pytest.raises(ModelError, match=r"several networks, such as of student\.features\S+ and teacher\.features"):
+        load_weights(demo(seed=3), tmp_path / "both.pth")
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     save_file(state_of(demo(seed=1)), tmp_path / "weights.safetensors")

@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from wsi_pipeline.cli.group import EXIT_FATAL, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE
 from wsi_pipeline.cli.run import command
 from wsi_pipeline.gpus import GPU
+from wsi_pipeline.knobs import as_yaml
+from wsi_pipeline.learn.training.settings import load_settings
 
 FOLDER = Path(__file__).resolve().parents[1] / "workflows"
 
@@ -121,3 +123,15 @@ def test_an_experiment_takes_relative_folders_from_where_it_is_called(
     monkeypatch.setattr(sys, "argv", ["skin.py", "--data", "images", "--out", "runs/skin"])
     chosen = options("", data="skin", folds=4, epochs=30)
     assert (chosen.data, chosen.out) == (tmp_path / "images", tmp_path / "runs" / "skin")
+
+
+def test_a_fold_that_was_trained_with_other_knobs_is_not_pooled_with_these(tmp_path: Path) -> None:
+    folds = runpy.run_path(str(FOLDER / "folds.py"))
+    run, knobs = tmp_path / "fold0", ["split.folds=2", "split.fold=0"]
+    (run / "test").mkdir(parents=True)
+    (run / "test" / "evaluation.json").write_text("{}")
+    trial = load_settings(FOLDER.parent / "configs" / "skin.yaml", [*knobs, "stop.epochs=1", "run.workers=2"])
+    (run / "settings.yaml").write_text(as_yaml(trial))
+    folds["refuse_other_knobs"](run, trial)
+    with pytest.raises(SystemExit, match=r"fold0: trained with other knobs \(stop.epochs: was 1, is 40\)"):
+        folds["cross_validate"]("configs/skin.yaml", tmp_path, tmp_path, folds=2, knobs=[], device="cpu")

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from wsi_pipeline.knobs import all_knobs
 from wsi_pipeline.learn.datasets import open_dataset
-from wsi_pipeline.learn.training.settings import load_settings
+from wsi_pipeline.learn.training.folder import SETTINGS
+from wsi_pipeline.learn.training.settings import TrainSettings, load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,13 +60,15 @@ def cross_validate(
 ) -> Path:
     """Train `folds` networks, judge each on its own test part, then all test images together; the pooled report.
 
-    Each image is judged once, by a network that saw neither it nor its patient. A fold that is there is kept.
+    Each image is judged once, by a network that saw neither it nor its patient. A fold that is there is kept; one
+    that was trained with other knobs ends the experiment: its test part would be pooled with these.
     """
     parts = []
     for fold in range(folds):
-        run = out / f"fold{fold}"
-        if not (run / "test" / "evaluation.json").exists():
-            chosen = [*knobs, f"split.folds={folds}", f"split.fold={fold}"]
+        run, chosen = out / f"fold{fold}", [*knobs, f"split.folds={folds}", f"split.fold={fold}"]
+        if (run / "test" / "evaluation.json").exists():
+            refuse_other_knobs(run, load_settings(ROOT / config, chosen))
+        else:
             call("train", "--config", config, "--data", data, "--out", run, "--resume", "--device", device,
                  *set_all(chosen))  # fmt: skip
             call("evaluate", "--checkpoint", run, "--data", data, "--split", "test", "--out", run / "test")
@@ -75,6 +79,15 @@ def cross_validate(
     call("evaluate", "--predictions", out / "predictions.csv", "--labels", labels, "--patient-column", "patient_id",
          "--only-common", "--out", out / "report", *judge)  # fmt: skip
     return out / "report"
+
+
+def refuse_other_knobs(run: Path, settings: TrainSettings) -> None:
+    """Ends the experiment where a fold was trained otherwise than it would be now; machines may differ."""
+    pairs = zip(all_knobs(load_settings(run / SETTINGS)), all_knobs(settings), strict=True)
+    other = [f"{name}: was {was!r}, is {now!r}" for (name, was, _), (_, now, _) in pairs if was != now]
+    other = [line for line in other if not line.startswith(("data.cache_gib:", "run.workers:"))]
+    if other:
+        sys.exit(f"{run}: trained with other knobs ({'; '.join(other)}); set them back, or give another --out")
 
 
 def write_labels(config: str, data: Path, path: Path, knobs: Sequence[str]) -> Path:

@@ -24,7 +24,7 @@ def judge_malignant(out: Path) -> None:
         kept = [column for column in ("image", "patient_id", "malignant", "sex", "age") if column in table]
         table[kept].to_csv(out / f"malignant-{name}.csv", index=False)
     call("evaluate", "--predictions", out / "malignant-predictions.csv", "--labels", out / "malignant-labels.csv",
-         "--patient-column", "patient_id", "--classes", "malignant", "--by", "sex",
+         "--patient-column", "patient_id", "--classes", "malignant", "--by", "sex", "--only-common",
          "--out", out / "report-malignant")  # fmt: skip
 
 

@@ -86,9 +86,15 @@ def as_yaml(config: Section) -> str:
         extra = field.json_schema_extra
         unit = extra.get("unit") if isinstance(extra, dict) else ""
         lines.append(
-            f"  {knob}: {json.dumps(value)}".ljust(33) + f" # {f'[{unit}] ' if unit else ''}{field.description}"
+            f"  {knob}: {_as_written(value)}".ljust(33) + f" # {f'[{unit}] ' if unit else ''}{field.description}"
         )
     return "\n".join(lines) + "\n"
+
+
+def _as_written(value: Any) -> str:
+    """JSON, which YAML reads; but not its two escapes for one rare letter, which YAML takes for two broken ones."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

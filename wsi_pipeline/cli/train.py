@@ -35,6 +35,10 @@ def command(
     if config_file is None and not (resume and (folder / SETTINGS).exists()):
         raise click.UsageError("--config is missing; give one such as configs/chest_xray.yaml")
     settings = load_settings(config_file or folder / SETTINGS, overrides)
+    if overwrite and Path(settings.model.weights).resolve().is_relative_to(folder.resolve()):
+        raise click.UsageError(f"--overwrite would remove model.weights={settings.model.weights}; give another --out")
+    if settings.data.dataset == "folder" and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise click.UsageError(f"--out {out} lies in --data, where its pictures would be a class; give another --out")
     with joined(torch.device(pick_device(device))) as device_here:
         images = thin(open_dataset(settings.data.dataset, Path(data), **settings.data.options), settings.data.limit)
         parts = divide(images, settings.split, px=settings.data.px, fit=settings.data.fit)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import ConfigError, SlideError
 from wsi_pipeline.learn.data.images import Fit, fit_square
 from wsi_pipeline.learn.data.labels import LabelledImages
 
@@ -33,10 +33,14 @@ class Batch(NamedTuple):
 
 
 class Squares:
-    """Square images of a data set: all in memory when they fit into `cache_gib`, else read when asked for."""
+    """Square images of a data set: all in memory when they fit into `cache_gib`, else read when asked for.
+
+    `sides` (N,) px of the side that came to `px`, 0 for images not read yet.
+    """
 
     def __init__(self, images: LabelledImages, px: int, fit: Fit, *, cache_gib: float) -> None:
         self.images, self.px, self.fit = images, px, fit
+        self.sides = np.zeros(len(images), np.intp)
         self.cached = len(images) * px * px * 3 <= cache_gib * 2**30
         self._pixels = torch.empty((len(images), px, px, 3), dtype=torch.uint8) if self.cached else None
 
@@ -65,9 +69,17 @@ class Squares:
         return torch.stack([torch.from_numpy(self._read(int(row))) for row in rows])
 
     def share(self) -> None:
-        """Move the kept pixels to memory that worker processes see too."""
-        if self._pixels is not None:
+        """Move the kept pixels to memory that worker processes see too; ConfigError where there is too little of it."""
+        if self._pixels is None:
+            return
+        try:
             self._pixels.share_memory_()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{self.images.name}: {self._pixels.nbytes / 2**30:.2g} GiB of images do not fit into the shared "
+                f"memory that worker processes need ({str(error).splitlines()[0]}); give more of it (docker run "
+                f"--shm-size), or use run.workers=0"
+            ) from None
 
     def _read_ahead(self, pool: ThreadPoolExecutor) -> Iterator[np.ndarray | SlideError]:
         """All images in order, a stretch at a time, so that what is read and not yet looked at stays small."""
@@ -75,7 +87,9 @@ class Squares:
             yield from pool.map(self._try, range(start, min(start + _STRETCH, len(self.images))))
 
     def _read(self, row: int) -> np.ndarray:
-        return np.array(fit_square(self.images.image(row), self.px, self.fit))  # a copy: Pillow's is read-only
+        image = self.images.image(row)
+        self.sides[row] = min(image.shape[:2]) if self.fit == "crop" else max(image.shape[:2])
+        return np.array(fit_square(image, self.px, self.fit))  # a copy: Pillow's is read-only
 
     def _try(self, row: int) -> np.ndarray | SlideError:
         try:
@@ -134,9 +148,12 @@ class Batches:
         )
 
     def epoch(self, plans: list[tuple[int, np.ndarray]]) -> Iterator[Batch]:
-        """The batches of these (seed, rows)."""
+        """The batches of these (seed, rows); SlideError names an image that cannot be read any more."""
         self._plans.plans = plans
-        return iter(self._loader)
+        try:
+            yield from self._loader
+        except SlideError as error:  # of a worker process: its traceback, then what it says
+            raise SlideError(str(error).rstrip().rpartition(f"{SlideError.__name__}: ")[2]) from None
 
 
 def order_of(

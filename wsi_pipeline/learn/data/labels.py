@@ -25,7 +25,7 @@ class LabelledImages:
         exclusive: exactly one class an image (softmax); else each class on its own (sigmoid).
         ordinal: the C classes are the cumulative tasks grade >= 1 ... grade >= C.
         positive: the classes that count as cancer on slides; may be empty.
-        mpp: um/px where the images have a scale.
+        mpp: um/px of the images as read, where they have a scale.
         official: (N,) str "train", "val", "test" or "" where the dataset says which part an image is of; a word
             that is none of these is kept, for `divide` to refuse.
         columns: N rows of what else is known (view, sex, age, site), for subgroups.

@@ -11,6 +11,7 @@ from wsi_pipeline.learn.data.labels import LabelledImages
 from wsi_pipeline.learn.datasets.lookup import ImageFiles, list_images
 from wsi_pipeline.learn.datasets.table import PARTS, read_table
 from wsi_pipeline.learn.model.card import Kind
+from wsi_pipeline.slide.scale import PLAUSIBLE_UM
 
 
 def open_folder(
@@ -33,9 +34,11 @@ def open_folder(
         raise ConfigError(f"{folder.name}: no such folder; give a folder of class folders")
     if groups is not None and patient_pattern is not None:
         raise ConfigError("groups and patient_pattern both say who is a patient; give one of them")
-    paths = [path for path in list_images(folder) if "/" in path]
-    tops = {path.split("/")[0] for path in paths}
-    depth = 1 if tops and all(top.lower() in PARTS for top in tops) else 0
+    if mpp is not None and not PLAUSIBLE_UM[0] <= mpp <= PLAUSIBLE_UM[1]:
+        raise ConfigError(f"mpp {mpp:g}: give {PLAUSIBLE_UM[0]} to {PLAUSIBLE_UM[1]} um/px, or leave it out")
+    paths = list_images(folder)
+    depth = _depth(folder, {path.split("/")[0] for path in paths if "/" in path})
+    paths = [path for path in paths if path.count("/") > depth]  # beside the class folders lies what has no class
     found = [path.split("/")[depth] for path in paths]
     names = tuple(sorted(set(found)) if classes is None else classes)
     _check_classes(folder, set(found), names, positive)
@@ -54,6 +57,16 @@ def open_folder(
         mpp=mpp,
         official=np.array([PARTS[path.split("/")[0].lower()] for path in paths]) if depth else None,
     )
+
+
+def _depth(folder: Path, tops: set[str]) -> int:
+    """1 where the folders are parts, 0 where they are classes; ConfigError where they are some of each."""
+    parts = {PARTS[top.lower()] for top in tops if top.lower() in PARTS}
+    others = sorted(top for top in tops if top.lower() not in PARTS)
+    if "train" in parts and len(parts) > 1 and others:
+        raise ConfigError(f"{folder.name}: {others[0]!r} lies beside folders of parts ({', '.join(sorted(parts))}); "
+                          f"move it out of there, or name it train, val or test")  # fmt: skip
+    return 1 if parts and not others else 0
 
 
 def _check_classes(folder: Path, found: set[str], names: Sequence[str], positive: Sequence[str]) -> None:

@@ -183,8 +183,7 @@ def _check_digest(file: Path, wanted: str) -> None:
 
 def _put(model: nn.Module, found: Mapping[str, Tensor], *, source: str) -> nn.Module:
     """Copy what fits into the model; ModelError, before anything is copied, when more than the head is left."""
-    own = model.state_dict()
-    state = {_current_name(name): tensor for name, tensor in found.items()}
+    own, state = model.state_dict(), _renamed(found, source)
     first = "features.conv0.weight"
     if first in state and own[first].shape[1] == 1 and state[first].shape[1] == 3:
         state[first] = state[first].float().sum(dim=1, keepdim=True)  # grey as RGB would give the same response
@@ -218,6 +217,16 @@ def _check_body(
         raise ModelError(f"{source}: {len(wrong)} weights have another shape, the first is {wrong[0]}: {shapes}")
     if broken := [name for name, tensor in fitting.items() if not torch.isfinite(tensor).all()]:
         raise ModelError(f"{source}: {_some(broken)} has values that are not finite; get the file again")
+
+
+def _renamed(found: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The weights by their present names; ModelError for two networks in one file: one would do for the other."""
+    names: dict[str, str] = {}
+    for name in found:
+        first = names.setdefault(_current_name(name), name)
+        if first != name and _current_name(name).startswith("features."):
+            raise ModelError(f"{source}: holds several networks, such as of {first} and {name}; save one of them alone")
+    return {present: found[name] for present, name in names.items()}
 
 
 def _current_name(name: str) -> str:

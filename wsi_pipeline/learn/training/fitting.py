@@ -94,7 +94,10 @@ def _slide_threshold(checkpoint: Checkpoint, val: LabelledImages, probs: np.ndar
         return 0.5
     labels, scores = val.labels[:, columns], probs[:, columns]
     together = np.minimum(scores.sum(axis=1), 1) if checkpoint.exclusive else scores.max(axis=1)
-    (threshold,) = choose_thresholds(labels.max(axis=1)[:, None], together[:, None], how)
+    truth = np.where(
+        (labels == 1).any(axis=1), 1.0, labels.max(axis=1)
+    )  # one is enough; unknown beside none is unknown
+    (threshold,) = choose_thresholds(truth[:, None], together[:, None], how)
     return float(np.clip(threshold, 0, 1))
 
 

@@ -140,15 +140,21 @@ def inverse_frequency(labels: np.ndarray) -> np.ndarray:
     return rarity / rarity[counts > 0].mean()
 
 
-def check_trainable(labels: np.ndarray, class_names: Sequence[str]) -> list[str]:
-    """A line for each class that the training labels (N, C) cannot teach: no positives, or no negatives."""
+def check_trainable(labels: np.ndarray, class_names: Sequence[str], *, weighted: bool = True) -> list[str]:
+    """A line for each class that the training labels (N, C) cannot teach: no positives, or no negatives.
+
+    The weighted loss leaves it as it started; others, not `weighted`, teach it the one answer there is.
+    """
     w_p, w_n = class_weights(np.asarray(labels, dtype=np.float64))
     known = (~np.isnan(np.asarray(labels, dtype=np.float64))).sum(axis=0)
     lines = []
     for name, lacks_negatives, lacks_positives, count in zip(class_names, w_p == 0, w_n == 0, known, strict=True):
         if lacks_negatives or lacks_positives:
             lacking = "known labels" if not count else "positives" if lacks_positives else "negatives"
-            lines.append(f"{name}: no {lacking} among {count} training labels; its weight is 0, it is not trained")
+            becomes = (
+                "its weight is 0, it is not trained" if weighted or not count else "it learns the other answer alone"
+            )
+            lines.append(f"{name}: no {lacking} among {count} training labels; {becomes}")
     return lines
 
 

@@ -14,6 +14,7 @@ from wsi_pipeline.learn.data.splits import refuse_leakage
 from wsi_pipeline.learn.model.checkpoint import card_of
 from wsi_pipeline.learn.training.parts import PARTS, pixel_hash
 from wsi_pipeline.learn.training.settings import TrainSettings
+from wsi_pipeline.slide.describe import SAME_SCALE
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Values = tuple[float, ...]
@@ -21,7 +22,10 @@ Values = tuple[float, ...]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Squares of all images that have a part, the rows of each part, mean and std of each channel in 0-1."""
+    """Squares of all images that have a part, the rows of each part, mean and std of each channel in 0-1.
+
+    `mpp` is um/px of the squares, None where the images have no scale.
+    """
 
     images: LabelledImages
     squares: Squares
@@ -29,6 +33,7 @@ class Material:
     rows: dict[str, np.ndarray]
     mean: Values
     std: Values
+    mpp: float | None
 
     def part(self, name: str) -> LabelledImages:
         """The images of one part."""
@@ -48,8 +53,9 @@ def gather_material(
 ) -> Material:
     """Decode all images of a part in threads; `look(done, of)` is told how far it is.
 
-    Raises ConfigError with the list when two parts share a patient or the same pixels, SlideError naming
-    the images that cannot be read, ModelError for weights to start from that cannot be.
+    Raises ConfigError with the list when two parts share a patient or the same pixels, and where images of one scale
+    come to squares of several, SlideError naming the images that cannot be read, ModelError for weights to start from
+    that cannot be.
     """
     if not len(images):
         raise ConfigError(f"{images.name}: no images; check --data and data.options")
@@ -74,7 +80,21 @@ def gather_material(
         hint = "where the split is ours, split.join_identical=true keeps such images together"
         raise ConfigError(f"{error}\n{hint}") from None
     mean, std = known or moments.result()
-    return Material(images, squares, parts, {part: np.flatnonzero(parts == part) for part in PARTS}, mean, std)
+    rows = {part: np.flatnonzero(parts == part) for part in PARTS}
+    return Material(images, squares, parts, rows, mean, std, _scale(squares))
+
+
+def _scale(squares: Squares) -> float | None:
+    """um/px of the squares: a tile of 256 px brought to 128 has twice that of its slide."""
+    images, least, most = squares.images, int(squares.sides.min()), int(squares.sides.max())
+    if images.mpp is None:
+        return None
+    if most > least * (1 + SAME_SCALE):
+        raise ConfigError(
+            f"{images.name}: images of {least} to {most} px at {images.mpp:g} um/px come to data.px={squares.px} at as "
+            f"many scales; give images of one size, or say nothing of mpp: the model then scores no slides"
+        )
+    return images.mpp * (most / squares.px)
 
 
 class _Moments:

@@ -37,7 +37,7 @@ class Objective:
 def make_objective(images: LabelledImages, knobs: LossKnobs) -> Objective:
     """The objective for these *training* images.
 
-    A task with one class only is weighted 0 by the default loss, and named. Raises ConfigError when every
+    A task with one class only is named; the default loss weighs it 0. Raises ConfigError when every
     task is so or weighted 0 by the settings, when one of several exclusive classes has no image or no weight, or for
     a loss that is not for such classes.
     """
@@ -60,7 +60,7 @@ def make_objective(images: LabelledImages, knobs: LossKnobs) -> Objective:
         loss=_by_task(_SIGMOID[knobs.name](knobs, w_p, w_n), tasks),
         prior=_prior(images, knobs, w_n),
         weights={"name": knobs.name, "w_p": w_p.tolist(), "w_n": w_n.tolist(), "tasks": tasks.tolist()},
-        warnings=losses.check_trainable(labels, list(names)),
+        warnings=losses.check_trainable(labels, list(names), weighted=knobs.name == "weighted"),
     )
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.errors import ClusterError, ConfigError
+
+_PEER_GONE = ("Connection closed by peer", "Connection reset by peer")  # gloo's words
 
 
 @contextmanager
@@ -16,7 +18,8 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     """Inside, the processes of torchrun know each other; gives this one's device.
 
     Without torchrun (no WORLD_SIZE, or 1) nothing happens. On GPUs each process takes the one of its
-    LOCAL_RANK. Raises ConfigError when there are more processes than GPUs.
+    LOCAL_RANK. Raises ConfigError when there are more processes than GPUs, ClusterError when another process
+    ended while this one waited for it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield device
@@ -31,6 +34,12 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _PEER_GONE):
+            raise
+        raise ClusterError(
+            f"torchrun: process {rank()} of {world()}: another ended; what that one says is why"
+        ) from None
     finally:
         distributed.destroy_process_group()
 
@@ -56,6 +65,12 @@ def spread(model: nn.Module, device: torch.device) -> nn.Module:
     if world() == 1:
         return model
     return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def agree(model: nn.Module) -> None:
+    """Give all processes the first one's buffers: each moved its BatchNorm's statistics by its own images."""
+    for buffer in model.buffers() if world() > 1 else ():
+        distributed.broadcast(buffer, 0)
 
 
 def mean(value: float, device: torch.device) -> float:

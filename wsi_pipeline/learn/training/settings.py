@@ -155,6 +155,12 @@ class TrainSettings(Section):
             raise ValueError(f"split.shares: got {list(self.split.shares)}; give train, val, test that sum to 1")
         if self.split.folds is not None and self.split.fold >= self.split.folds:
             raise ValueError(f"split.fold: got {self.split.fold} of {self.split.folds} folds; they count from 0")
+        if self.split.folds is None and self.split.fold:
+            raise ValueError(f"split.fold: got {self.split.fold} and no split.folds; say how many folds there are")
+        if self.split.folds is not None and self.split.how in ("official", "file"):
+            raise ValueError(
+                f"split.folds with split.how={self.split.how}: folds are parts of our own; give one of them"
+            )
         if (self.split.how == "file") != (self.split.file is not None):
             raise ValueError("split.file and split.how=file go together; give both or neither")
         return self

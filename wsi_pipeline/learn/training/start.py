@@ -163,6 +163,7 @@ def validation_logits(training: Training, batches: Iterable[Batch], *, exact: bo
     Raises ModelError naming images where an output is not finite.
     """
     rows = training.material.rows["val"]
+    ranks.agree(training.judged)  # as the first process keeps it
     training.judged.eval()
     found: list[Tensor] = []
     with torch.inference_mode(), nullcontext() if exact else training.amp():
@@ -216,6 +217,8 @@ def _refuse_changes(saved: Saved, digest: str, labels: str, images: LabelledImag
 
 
 def _check_metric(val: LabelledImages, metric: str) -> None:
+    if not len(val):
+        raise ConfigError(f"{val.name}: no image of validation has a known label; give it some, or split otherwise")
     both = [{0.0, 1.0} <= set(column.tolist()) for column in val.labels.T]
     if metric == "auroc" and not any(both):
         raise ConfigError(f"stop.metric=auroc: no class has both present and absent among the {len(val)} images "

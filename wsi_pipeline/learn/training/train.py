@@ -209,7 +209,7 @@ def _checkpoint(training: Training, numbers: dict[str, float]) -> Checkpoint:
         ordinal=images.ordinal,
         input_px=settings.data.px,
         in_channels=settings.model.channels,
-        mpp=images.mpp,
+        mpp=training.material.mpp,
         mean=training.material.mean,
         std=training.material.std,
         state=as_arrays(training.best),
