@@ -12,7 +12,7 @@ import pandas as pd
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.evaluation.figures import Confusion, Estimate, Evaluation, LabelResult, Subgroup, estimate
-from wsi_pipeline.learn.evaluation.formulas import SHARES, counts_at, f1_by_formula, shares_by_formula
+from wsi_pipeline.learn.evaluation.formulas import at_ends, counts_at, shares_by_formula
 from wsi_pipeline.learn.evaluation.intervals import bootstrap_ranked, bootstrap_totals, wilson
 from wsi_pipeline.learn.evaluation.metrics import grade_of
 from wsi_pipeline.learn.evaluation.subgroups import subgroups_of
@@ -214,9 +214,7 @@ def _label(
 ) -> LabelResult:
     counts = tp, fp, fn, tn = counts_at(labels, probs, plan.thresholds[c])
     by_formula = shares_by_formula(labels, probs, counts, level=plan.level)
-    certain = {name: by_formula[name] for name in ("auroc", *SHARES) if figures[name].at_end}
-    if figures["f1"].at_end:
-        certain["f1"] = f1_by_formula(tp, fp + fn, level=plan.level)
+    certain = at_ends(labels, probs, groups, plan.thresholds[c], figures, level=plan.level)
     stated = float(plan.prevalence[c])
     figures = {name: found for name, found in figures.items() if name != "ppv_stated" or not np.isnan(stated)}
     return LabelResult(
@@ -265,8 +263,8 @@ def _of_calls(rows: np.ndarray, groups: np.ndarray, plan: _Plan) -> Figures:
     parts = bootstrap_totals(confusion_statistics, rows, groups, **plan.draw)  # type: ignore[arg-type]
     found = {name: estimate(*row) for name, row in zip(CALLED, np.stack(parts, axis=-1), strict=True)}
     if found["accuracy"].at_end:
-        right, images = found["accuracy"].value, len(rows)
-        found["accuracy"] = Estimate(right, *wilson(right * images, images, plan.level))
+        right, patients = found["accuracy"].value, len(np.unique(groups))
+        found["accuracy"] = Estimate(right, *wilson(right * patients, patients, plan.level))
     return found
 
 

@@ -28,7 +28,25 @@ def shares_by_formula(labels: np.ndarray, probs: np.ndarray, counts: Counts, *, 
     return found
 
 
-def f1_by_formula(hits: int, misses: int, *, level: float) -> Estimate:
-    """F1 with the interval of J = hits / (hits + misses), a share: F1 = 2 J / (1 + J) rises with it."""
-    low, high = wilson(hits, hits + misses, level)
-    return Estimate(2 * hits / (2 * hits + misses), 2 * low / (1 + low), 2 * high / (1 + high))
+def at_ends(
+    labels: np.ndarray, probs: np.ndarray, groups: np.ndarray, threshold: float, figures: dict[str, Estimate],
+    *, level: float,
+) -> dict[str, Estimate]:  # fmt: skip
+    """Of one label's figures those of exactly 0 or 1, which no draw moves: Wilson's interval with patients as images.
+
+    Images of a patient are alike, so a thousand of ten patients that are all called rightly tell what ten tell. F1 is
+    2 J / (1 + J) of the share J of hits among hits and misses, and rises with it. An AUROC counts as a share of the
+    class with fewer patients, see `delong`.
+    """
+    called = probs >= probs.dtype.type(threshold)
+    yes, no = labels == 1, labels == 0
+    rows = yes, no, called & (yes | no), ~called & (yes | no), yes | (called & no)
+    counts = {name: len(np.unique(groups[chosen])) for name, chosen in zip((*SHARES, "f1"), rows, strict=True)}
+    counts["auroc"] = min(counts["sensitivity"], counts["specificity"])
+    found = {}
+    for name, n in counts.items():
+        value = figures[name].value
+        if figures[name].at_end:
+            low, high = wilson(value * n, n, level)
+            found[name] = Estimate(value, *((2 * j / (1 + j) for j in (low, high)) if name == "f1" else (low, high)))
+    return found
