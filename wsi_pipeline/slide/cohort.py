@@ -17,7 +17,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.slide.cache import hold
 from wsi_pipeline.slide.companions import series_of
 from wsi_pipeline.slide.openslide_pixels import slide_identity
-from wsi_pipeline.slide.urls import FileSystem, is_url, plain, reaching, remote
+from wsi_pipeline.slide.urls import FileSystem, broken, is_absent, is_url, plain, reaching, remote
 
 _TIFFS = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".avs")
 _OTHERS = (".mrxs", ".vms", ".vmu", ".svslide", ".dcm", ".czi")
@@ -158,8 +158,19 @@ def _keys(files: FileSystem, place: str) -> tuple[list[str], Path]:
     if any(mark in place for mark in "*?["):
         found = [key for key in files.glob(place) if _is_slide_name(Path(key))]
         return found, Path(os.path.commonpath([posixpath.dirname(key) for key in found]) if found else place)
-    below = [key for key in files.find(place) if _is_slide_name(Path(key))]
+    if not (below := files.find(place)):
+        _refuse_unreached(files, place)
+    below = [key for key in below if _is_slide_name(Path(key))]
     return [key for key in below if all(map(_may_hold_slides, Path(key).relative_to(place).parts[:-1]))], Path(place)
+
+
+def _refuse_unreached(files: FileSystem, place: str) -> None:
+    """Raise what keeps a place from being looked at: of a server that does not answer, http finds nothing below it."""
+    try:
+        files.info(place)
+    except broken() as error:
+        if not is_absent(error):
+            raise
 
 
 def _named(paths: Sequence[Path], root: Path) -> list[SlideEntry]:
