@@ -192,6 +192,17 @@ def test_tasks_that_do_not_end_hold_up_no_stop(threads, monkeypatch):
     release.set()
 
 
+def test_threads_that_stall_hold_up_no_end(monkeypatch):
+    monkeypatch.setattr(cluster_module, "_END_S", 0.1)
+    release, began = threading.Event(), time.monotonic()
+    with open_cluster("threads", workers=1) as cluster:
+        cluster.stall_s = 60
+        cluster.submit(release.wait)
+        cluster.stop()
+    assert time.monotonic() - began < 30
+    release.set()
+
+
 def test_a_task_alone_waits_for_the_others_and_holds_new_ones_back(threads):
     log: list[str] = []
     release = threading.Event()
