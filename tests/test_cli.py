@@ -38,9 +38,14 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         (["run", ".", "--out", "x", "--set", "tiles.mp=1"], "did you mean 'tiles.mpp'"),
         (["check", ".", "--config", "none.yaml"], "cannot be read"),
         (["run"], "Missing argument 'SLIDES'"),
+        (["demo", "--slides", "0", "--overwrite"], "0 is not in the range"),
+        (["demo", "--size", "0", "--overwrite"], "0 is not in the range"),
+        (["demo", "--seed", "-1", "--overwrite"], "-1 is not in the range"),
+        (["run", ".", "--out", "."], "--out .: is the folder of slides itself; name another, such as run"),
+        (["tile", ".", "--out", str(Path.cwd())], "is the folder of slides itself"),
         (["score", "."], "no run folder"),
     ],
-    ids=["no slides", "unknown knob", "no config", "no argument", "no run"],
+    ids=["no slides", "unknown knob", "no config", "no argument", "none", "no size", "seed", "out", "twice", "no run"],
 )
 def test_a_usage_error_is_one_line_and_exit_code_2(arguments, said, call):
     code, _, told = call(*arguments)
@@ -143,6 +148,15 @@ def test_overwrite_removes_nothing_for_a_run_that_cannot_begin(command, schedule
     code, _, told = call(command, begun[0], "--out", begun[1], "--overwrite", "--scheduler", scheduler)
     assert code in (1, 2) and "error:" in told and "Traceback" not in told
     assert sorted(begun[1].rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["run", "tile"])
+def test_a_run_that_cannot_begin_leaves_no_folder_in_the_way_of_the_next(command, tmp_path, begun, call, monkeypatch):
+    monkeypatch.setattr(schedulers, "CONNECT_S", 0.2)
+    words = [command, begun[0], "--out", tmp_path / "new", "--set", "model.resample=true", "--scheduler"]
+    code, _, told = call(*words, "tcp://127.0.0.1:1")
+    assert code == 1 and "no Dask scheduler answers" in told and not (tmp_path / "new").exists()
+    assert call(*words, "threads")[0] == 0
 
 
 def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse_and_touches_none(tmp_path, begun, call):
