@@ -1,6 +1,7 @@
 """The command line: exit codes, and what is said where nothing can be done."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from wsi_pipeline import schedulers
 from wsi_pipeline.cli.group import main
+from wsi_pipeline.learn.model.checkpoint import shipped_models
 from wsi_pipeline.slide.synthetic import draw_slide
 
 Call = Callable[..., tuple[int, str, str]]
@@ -130,6 +132,21 @@ def test_a_file_of_knobs_goes_over_the_runs_own(tmp_path, begun, call):
     code, _, told = call("map", begun[1], "--config", tmp_path / "a.yaml")
     assert code == 0 and "maps.threshold None -> 0.7" in told
     assert (knobs_of(begun[1])["tiles"]["tile_px"], knobs_of(begun[1])["maps"]["threshold"]) == (128, 0.7)
+
+
+def test_a_run_of_relative_paths_is_gone_on_with_from_another_folder(tmp_path, begun, call, monkeypatch):
+    shutil.copytree(shipped_models()["demo"], tmp_path / "models" / "mine")
+    knobs = ["--scheduler", "threads", "--set", "tiles.store=coordinates"]  # the slide itself is read again
+    monkeypatch.chdir(tmp_path)
+    assert call("run", "slides", "--out", "b", "--model", "models/mine", *knobs)[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, told = call("map", "../b", "--scheduler", "threads", "--set", "tiles.stride_px=128")
+    assert code == 0 and "model mine" in told, told
+    assert pd.read_csv("../b/slides.csv")["warnings"].isna().all()
+    monkeypatch.chdir(tmp_path)
+    code, _, told = call("run", "slides", "--out", "b", "--model", "models/mine", "--resume", *knobs)
+    assert code == 0 and "changed since" not in told
 
 
 @pytest.mark.parametrize("command", ["run", "tile"])

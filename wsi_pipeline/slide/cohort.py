@@ -33,7 +33,7 @@ _MAX_TABLE = 2**28  # bytes: a million slides with long paths
 
 @dataclass(frozen=True)
 class SlideEntry:
-    """One slide of a cohort; `mpp` (x, y) in um/px where the manifest gives it. All else stays text."""
+    """One slide of a cohort: `path` is absolute or a URL, `mpp` (x, y) in um/px where the manifest gives it."""
 
     slide_id: str
     path: str
@@ -50,7 +50,7 @@ def find_slides(source: str | Path, *, exclude: Sequence[Path] = ()) -> list[Sli
     where nothing is found, or where a manifest or two ids cannot be used.
     """
     source = plain(str(source))
-    place = Path(source)
+    place = Path(source).absolute()  # workers, and who goes on with the run, may be in another folder
     if is_url(source):
         entries = _at_url(source)
     elif place.is_dir():
@@ -62,7 +62,7 @@ def find_slides(source: str | Path, *, exclude: Sequence[Path] = ()) -> list[Sli
             raise ConfigError(f"{place.name}: one of our own maps, not a slide; give the slide it was made from")
         entries = _named([place], place.parent)
     elif any(mark in str(source) for mark in "*?["):
-        matches = [path for path in map(Path, glob(str(source), recursive=True)) if _is_slide_name(path)]
+        matches = [path.absolute() for path in map(Path, glob(str(source), recursive=True)) if _is_slide_name(path)]
         found = sorted(_one_a_series(sorted(matches)))
         entries = _named(found, Path(os.path.commonpath([path.parent for path in found])) if found else place)
     else:
