@@ -163,7 +163,8 @@ class Cluster:
         except KilledWorker:
             return self._alone(function, args)
         except CancelledError as error:
-            raise WorkersGoneError(f"connection to the cluster lost during {_call(function, args)}") from error
+            said = f"connection to the cluster lost during {_call(function, args)}; go on with --resume"
+            raise WorkersGoneError(said) from error
 
     def _alone(self, function: Callable[..., Any], args: Args) -> Any:
         """Run a task that was on a worker that died once more, with no other task on any worker."""
@@ -211,7 +212,9 @@ class Cluster:
                 raise ClusterError(f"stopped; {tasks} tasks were still under way")
             without = 0 if self._has_workers() else without + _look_s()
             if without > patience_s:
-                raise WorkersGoneError(f"no workers left for {patience_s:.0f} s; {tasks} tasks lost")
+                raise WorkersGoneError(
+                    f"no workers left for {patience_s:.0f} s, {tasks} tasks lost; start some, go on with --resume"
+                )
 
         return look
 
