@@ -2,7 +2,9 @@
 
 import socket
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -67,3 +69,17 @@ def test_a_cohort_is_not_empty_where_its_server_is_not_reached(server: str, nobo
         find_slides(f"{server}/403/{name}")
     with pytest.raises((ConfigError, SlideError), match=r"no slides found|no such file"):
         find_slides(f"{server}/404/{name}")
+
+
+def test_a_folder_of_a_server_that_lists_it_is_searched(tmp_path: Path) -> None:
+    (tmp_path / "st").mkdir()
+    for name in ("a.svs", "b.tif", "notes.txt"):
+        (tmp_path / "st" / name).write_bytes(b"x")
+    with HTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as listing:
+        Thread(target=listing.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{listing.server_port}/st/"
+        assert [(entry.slide_id, entry.path) for entry in find_slides(url)] == [
+            ("a", f"{url}a.svs"),
+            ("b", f"{url}b.tif"),
+        ]
+        listing.shutdown()

@@ -153,7 +153,7 @@ def _at_url(url: str) -> list[SlideEntry]:
 
 def _keys(files: FileSystem, place: str) -> tuple[list[str], Path]:
     """The slides that a path in a file system stands for, and the folder that ids are told from."""
-    if files.isfile(place):
+    if not place.endswith("/") and files.isfile(place):  # http takes the page of a folder for a file
         return [place], Path(place).parent
     if any(mark in place for mark in "*?["):
         found = [key for key in files.glob(place) if _is_slide_name(Path(key))]
