@@ -83,3 +83,8 @@ def test_a_folder_of_a_server_that_lists_it_is_searched(tmp_path: Path) -> None:
             ("b", f"{url}b.tif"),
         ]
         listing.shutdown()
+
+
+def test_the_page_of_a_folder_is_no_slide(server: str) -> None:
+    with pytest.raises(SlideError, match="slides: a folder, not a slide file; take it out"):
+        version_of(f"{server}/200/slides/")

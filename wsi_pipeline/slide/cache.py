@@ -106,8 +106,8 @@ def version_of(url: str) -> list[str]:
     files, there = remote(url)
     with reaching(_name(url)):
         info = files.info(there)
-    if info["type"] != "file":
-        raise SlideError(f"{_name(url)}: a folder, not a slide file; take it out of the cohort")
+    if info["type"] != "file" or url.endswith("/"):  # of http, the page of a folder
+        raise SlideError(f"{_name(url.rstrip('/'))}: a folder, not a slide file; take it out of the cohort")
     return stamp(info)
 
 
