@@ -1,6 +1,7 @@
 """The command line: exit codes, and what is said where nothing can be done."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from wsi_pipeline import schedulers
 from wsi_pipeline.cli.group import main
+from wsi_pipeline.learn.model.checkpoint import shipped_models
 from wsi_pipeline.slide.synthetic import draw_slide
 
 Call = Callable[..., tuple[int, str, str]]
@@ -38,9 +40,14 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         (["run", ".", "--out", "x", "--set", "tiles.mp=1"], "did you mean 'tiles.mpp'"),
         (["check", ".", "--config", "none.yaml"], "cannot be read"),
         (["run"], "Missing argument 'SLIDES'"),
+        (["demo", "--slides", "0", "--overwrite"], "0 is not in the range"),
+        (["demo", "--size", "0", "--overwrite"], "0 is not in the range"),
+        (["demo", "--seed", "-1", "--overwrite"], "-1 is not in the range"),
+        (["run", ".", "--out", "."], "--out .: is the folder of slides itself; name another, such as run"),
+        (["tile", ".", "--out", str(Path.cwd())], "is the folder of slides itself"),
         (["score", "."], "no run folder"),
     ],
-    ids=["no slides", "unknown knob", "no config", "no argument", "no run"],
+    ids=["no slides", "unknown knob", "no config", "no argument", "none", "no size", "seed", "out", "twice", "no run"],
 )
 def test_a_usage_error_is_one_line_and_exit_code_2(arguments, said, call):
     code, _, told = call(*arguments)
@@ -141,6 +148,21 @@ def test_a_file_of_knobs_goes_over_the_runs_own(tmp_path, begun, call):
     assert (knobs_of(begun[1])["tiles"]["tile_px"], knobs_of(begun[1])["maps"]["threshold"]) == (128, 0.7)
 
 
+def test_a_run_of_relative_paths_is_gone_on_with_from_another_folder(tmp_path, begun, call, monkeypatch):
+    shutil.copytree(shipped_models()["demo"], tmp_path / "models" / "mine")
+    knobs = ["--scheduler", "threads", "--set", "tiles.store=coordinates"]  # the slide itself is read again
+    monkeypatch.chdir(tmp_path)
+    assert call("run", "slides", "--out", "b", "--model", "models/mine", *knobs)[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, told = call("map", "../b", "--scheduler", "threads", "--set", "tiles.stride_px=128")
+    assert code == 0 and "model mine" in told, told
+    assert pd.read_csv("../b/slides.csv")["warnings"].isna().all()
+    monkeypatch.chdir(tmp_path)
+    code, _, told = call("run", "slides", "--out", "b", "--model", "models/mine", "--resume", *knobs)
+    assert code == 0 and "changed since" not in told
+
+
 @pytest.mark.parametrize("command", ["run", "tile"])
 def test_resume_and_overwrite_do_not_go_together(command, begun, call):
     code, _, told = call(command, begun[0], "--out", begun[1], "--resume", "--overwrite")
@@ -157,6 +179,15 @@ def test_overwrite_removes_nothing_for_a_run_that_cannot_begin(command, schedule
     code, _, told = call(command, begun[0], "--out", begun[1], "--overwrite", "--scheduler", scheduler)
     assert code in (1, 2) and "error:" in told and "Traceback" not in told
     assert sorted(begun[1].rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["run", "tile"])
+def test_a_run_that_cannot_begin_leaves_no_folder_in_the_way_of_the_next(command, tmp_path, begun, call, monkeypatch):
+    monkeypatch.setattr(schedulers, "CONNECT_S", 0.2)
+    words = [command, begun[0], "--out", tmp_path / "new", "--set", "model.resample=true", "--scheduler"]
+    code, _, told = call(*words, "tcp://127.0.0.1:1")
+    assert code == 1 and "no Dask scheduler answers" in told and not (tmp_path / "new").exists()
+    assert call(*words, "threads")[0] == 0
 
 
 def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse_and_touches_none(tmp_path, begun, call):

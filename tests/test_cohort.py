@@ -44,6 +44,15 @@ def test_own_heatmaps_and_run_folders_are_left_out(tmp_path: Path) -> None:
     assert ids(tmp_path, exclude=[tmp_path / "out"]) == ["a", "c"]
 
 
+@pytest.mark.parametrize("source", [".", "", "sub", "sub/../sub", "sub/*.svs", "**/*.svs", "sub/a.svs", "cohort.csv"])
+def test_paths_are_known_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    here = touch(tmp_path / "x[1]", "sub/a.svs")
+    manifest(here, "slide_id,path\na,sub/a.svs\n")
+    monkeypatch.chdir(here)
+    (entry,) = find_slides(source)
+    assert entry.slide_id == "a" and Path(entry.path).is_absolute() and os.path.samefile(entry.path, "sub/a.svs")
+
+
 def test_twins_take_their_ids_from_their_paths(tmp_path: Path) -> None:
     touch(tmp_path, "p1/a.svs", "p2/A.svs", "p2/b.svs")
     assert ids(tmp_path) == ["b", "p1__a.svs", "p2__A.svs"]

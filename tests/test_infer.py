@@ -1,6 +1,7 @@
 """Scoring a store: order, batches, unreadable rows, fit of tiles and model, devices."""
 
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,6 +148,19 @@ def test_after_a_read_without_an_answer_the_next_is_not_waited_for() -> None:
         assert len(asked) == 1
     finally:
         go_on.set()
+
+
+def test_a_read_that_stalls_holds_up_nobody_who_ends_the_reading() -> None:
+    release, began = threading.Event(), time.monotonic()
+
+    def read(rows: np.ndarray) -> Any:
+        return (rows, rows) if 0 in rows else release.wait(120)
+
+    batches = read_ahead(read, np.arange(8), 4, readers=1, stall_s=60)
+    next(batches)
+    batches.close()  # as an interrupt does
+    assert time.monotonic() - began < 30
+    release.set()
 
 
 def test_unreadable_tiles_are_nan_in_every_column() -> None:

@@ -12,6 +12,7 @@ from map_samples import a_result
 
 from wsi_pipeline.cli import job
 from wsi_pipeline.config import load_config
+from wsi_pipeline.keys import made_with
 from wsi_pipeline.maps.result import SlideResult, without_result
 from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.folder import RunFolder
@@ -34,7 +35,10 @@ def folder(tmp_path: Path) -> RunFolder:
 def work(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Work:
     """A run over slides a, b, c and d that yields rows, then raises an error, if there is one."""
 
-    def run(*rows: SlideResult, error: BaseException | None = None, until: Stage = "map", limit: int = 9) -> int:
+    def run(
+        *rows: SlideResult, error: BaseException | None = None, until: Stage = "map", limit: int = 9,
+        knobs: tuple[str, ...] = (), model: str = "",
+    ) -> int:  # fmt: skip
         def cohort(*_: object, **__: object) -> Iterator[SlideResult]:
             yield from rows
             if error is not None:
@@ -42,8 +46,8 @@ def work(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Work:
 
         monkeypatch.setattr(job, "run_cohort", cohort)
         entries = [SlideEntry(name, f"{name}.tif", label=f"label {name}") for name in "abcd"]
-        config = load_config(None, ["run.scheduler=threads", f"run.limit={limit}"])
-        return job.work(entries, folder, config, until=until)
+        config = load_config(None, ["run.scheduler=threads", f"run.limit={limit}", *knobs])
+        return job.work(entries, folder, config, until=until, model={"id": model} if model else None)
 
     return run
 
@@ -89,6 +93,29 @@ def test_a_limit_takes_no_row_of_slides_beyond_it(folder, work):
     assert {name: row["status"] for name, row in table(folder).items()} == {"a": "ok", "b": "unreadable"}
     assert table(folder)["a"]["cancer_mm2"] == "3"
     assert slides_told(folder) == ["a", "b"]  # not those that no run came to
+
+
+@pytest.mark.parametrize(
+    ("knobs", "model", "warns"),
+    [
+        ((), "m", False),
+        (("run.stall_s=9", "outputs.asap=false", "tiles.max_unreadable=1"), "m", False),  # nothing of it in the row
+        (("maps.threshold=0.9",), "m", True),
+        (("tiles.mpp=1",), "m", True),
+        ((), "n", True),
+    ],
+)
+@pytest.mark.parametrize("way", ["limit", "interrupt"])
+def test_a_row_of_other_knobs_or_of_another_model_says_so(folder, work, way, knobs, model, warns):
+    folder.record(a_result("c", warnings=("out of focus",)), "key", made=made_with(load_config(), "m"))
+    if way == "limit":
+        work(a_result("a"), limit=1, knobs=knobs, model=model)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            work(a_result("a"), error=KeyboardInterrupt(), knobs=knobs, model=model)
+    rows = {name: row["warnings"] for name, row in table(folder).items()}
+    assert rows["a"] == rows["b"] == "" and rows["c"].startswith("out of focus")
+    assert ("of an earlier run with other knobs or another model; --resume" in rows["c"]) == warns
 
 
 @pytest.mark.parametrize("until", ["score", "map"])

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from wsi_pipeline.errors import SlideError, StalledError
+from wsi_pipeline.errors import ClusterError, SlideError, StalledError
 from wsi_pipeline.stall import answer_within, life_sign
 
 
@@ -32,6 +32,15 @@ def test_a_call_that_does_not_answer_is_left_and_the_next_one_works() -> None:
         answer_within(0.2, release.wait, 60)
     assert time.monotonic() - began < 30  # of 60
     assert answer_within(5, abs, -3) == 3
+    release.set()
+
+
+def test_a_call_is_left_once_nobody_wants_its_answer() -> None:
+    release, began = threading.Event(), time.monotonic()
+    with pytest.raises(ClusterError, match="stopped; wait had given no answer yet"):
+        answer_within(60, release.wait, given_up=lambda: time.monotonic() > began + 0.2)
+    assert time.monotonic() - began < 30  # of 60
+    assert answer_within(60, abs, -3, given_up=lambda: True) == 3  # what is there by then is taken
     release.set()
 
 

@@ -121,12 +121,20 @@ class Cluster:
     def _start(self, function: Callable[..., Any], args: Args) -> Future[Any]:
         self._gate.enter(self._watch(0))
         try:
-            future = self._executor.submit(_run, function, args, self.stall_s)
+            future = self._begun(function, args)
         except BaseException:
             self._gate.leave()
             raise
         future.add_done_callback(self._left)
         return future
+
+    def _begun(self, function: Callable[..., Any], args: Args) -> Future[Any]:
+        """A thread cannot be ended, as a process can: so it asks whether all is."""
+        given_up = self._is_over if self._client is None else None
+        return self._executor.submit(_run, function, args, self.stall_s, given_up)
+
+    def _is_over(self) -> bool:
+        return monotonic() > self._stopped + _END_S
 
     def _left(self, future: Future[Any]) -> None:
         """A task has left the gate; where it stalled, only once its worker is another one."""
@@ -155,12 +163,13 @@ class Cluster:
         except KilledWorker:
             return self._alone(function, args)
         except CancelledError as error:
-            raise WorkersGoneError(f"connection to the cluster lost during {_call(function, args)}") from error
+            said = f"connection to the cluster lost during {_call(function, args)}; go on with --resume"
+            raise WorkersGoneError(said) from error
 
     def _alone(self, function: Callable[..., Any], args: Args) -> Any:
         """Run a task that was on a worker that died once more, with no other task on any worker."""
         with self._gate.alone(self._watch(1)):
-            future = self._executor.submit(_run, function, args, self.stall_s)
+            future = self._begun(function, args)
             self._next_done([future])
             if worker := _left_stalled(future):
                 self._restart(worker)
@@ -199,11 +208,13 @@ class Cluster:
 
         def look() -> None:
             nonlocal without
-            if monotonic() > self._stopped + _END_S:
+            if self._is_over():
                 raise ClusterError(f"stopped; {tasks} tasks were still under way")
             without = 0 if self._has_workers() else without + _look_s()
             if without > patience_s:
-                raise WorkersGoneError(f"no workers left for {patience_s:.0f} s; {tasks} tasks lost")
+                raise WorkersGoneError(
+                    f"no workers left for {patience_s:.0f} s, {tasks} tasks lost; start some, go on with --resume"
+                )
 
         return look
 
@@ -262,11 +273,13 @@ def _look_s() -> float:
     return min(_LOOK_S, NO_WORKER_S)
 
 
-def _run(function: Callable[..., Any], args: Args, stall_s: float | None) -> tuple[Any, float]:
+def _run(
+    function: Callable[..., Any], args: Args, stall_s: float | None, given_up: Callable[[], bool] | None = None
+) -> tuple[Any, float]:
     """The task as a worker runs it: what it returned, and the seconds it took."""
     began = perf_counter()
     try:
-        result = function(*args) if stall_s is None else answer_within(stall_s, function, *args)
+        result = function(*args) if stall_s is None else answer_within(stall_s, function, *args, given_up=given_up)
         return result, perf_counter() - began
     except StalledError as error:
         with suppress(ValueError):  # no worker of Dask

@@ -63,6 +63,11 @@ def config_hash(config: Config) -> str:
     return digest(config.model_dump(exclude={"run": True, "slurm": True, "outputs": True, "model": machine}))
 
 
+def made_with(config: Config, checkpoint_id: str) -> str:
+    """What the rows of one table should have in common: their keys without the slide."""
+    return mapping_key(config, scoring_key(config, tiling_key(config, "", (0.0, 0.0)), checkpoint_id))
+
+
 def digest(value: Any) -> str:
     """16 hex digits of a JSON-able value, the same on every machine."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -4,6 +4,7 @@ A thread that waits for a disk or a network path cannot be ended. So each thread
 makes its calls one after the other; a partner that does not answer is left to itself, and the next call gets a new one.
 """
 
+import math
 import threading
 import weakref
 from collections.abc import Callable
@@ -11,26 +12,34 @@ from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any
 
-from wsi_pipeline.errors import StalledError
+from wsi_pipeline.errors import ClusterError, StalledError
 
-_SLICES = 10  # a process that is stopped for hours and goes on has used up one of them, not all its patience
+_SLICES = 10  # at least; a process that is stopped for hours and goes on has used up one, not all its patience
+_LOOK_S = 1.0  # at most, between looks at whether the answer is still wanted
 _mine = threading.local()
 
 Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
 
-def answer_within(limit_s: float, function: Callable[..., Any], *args: Any) -> Any:
+def answer_within(
+    limit_s: float, function: Callable[..., Any], *args: Any, given_up: Callable[[], bool] | None = None
+) -> Any:
     """What `function(*args)` returns or raises, made by this thread's partner, which keeps open what it opened.
 
     Raises StalledError once it has given neither a result nor a `life_sign` for `limit_s` seconds; it is not
-    waited for any longer then, and may still be under way.
+    waited for any longer then, and may still be under way. So it is once `given_up`, asked every second, says that all
+    is to end; that raises ClusterError.
     """
     partner = _mine.partner = getattr(_mine, "partner", None) or _Partner()
     answer = partner.ask(function, args)
+    slices = max(_SLICES, math.ceil(limit_s / _LOOK_S))
     quiet, signs = 0, partner.life.signs
-    while not wait([answer], limit_s / _SLICES).done:
+    while not wait([answer], limit_s / slices).done:
+        if given_up is not None and given_up():
+            _mine.partner = None
+            raise ClusterError(f"stopped; {function.__name__} had given no answer yet")
         quiet, signs = (quiet + 1 if signs == partner.life.signs else 0), partner.life.signs
-        if quiet == _SLICES:
+        if quiet == slices:
             _mine.partner = None
             raise StalledError(
                 f"no answer for {limit_s:g} s from {function.__name__}: a disk or network path that stalls, or a "

@@ -1,15 +1,16 @@
 """`demo`: draws slides with tumours of known area, runs everything, prints measured against true."""
 
 import click
+from click import IntRange
 
 
 @click.command("demo")
 @click.option("--out", default="runs/demo", show_default=True, type=click.Path(), help="The run folder.")
 @click.option("--overwrite", is_flag=True, help="Remove what an earlier demo left in the folder.")
-@click.option("--slides", "count", default=4, show_default=True, help="Slides to draw.")
-@click.option("--size", default=6000, show_default=True, help="Side of a slide in px at 0.5 um/px.")
+@click.option("--slides", "count", type=IntRange(1), default=4, show_default=True, help="Slides to draw.")
+@click.option("--size", type=IntRange(1), default=6000, show_default=True, help="Side of a slide in px at 0.5 um/px.")
 @click.option("--stride", default=128, show_default=True, help="Step from tile to tile in px.")
-@click.option("--seed", default=1, show_default=True)
+@click.option("--seed", type=IntRange(0), default=1, show_default=True)
 def command(out: str, overwrite: bool, count: int, size: int, stride: int, seed: int) -> int:
     """Draw a small cohort of synthetic slides, run everything on it, print measured against true areas."""
     from pathlib import Path

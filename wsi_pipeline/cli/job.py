@@ -16,7 +16,7 @@ from wsi_pipeline.cli.group import EXIT_FATAL, EXIT_INTERRUPTED, EXIT_SOME_FAILE
 from wsi_pipeline.cli.progress import Shown
 from wsi_pipeline.config import Config
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.keys import config_hash
+from wsi_pipeline.keys import config_hash, made_with
 from wsi_pipeline.maps.result import FAILED, SlideResult
 from wsi_pipeline.pipeline.account import Account
 from wsi_pipeline.pipeline.folder import MARK, RunFolder, now
@@ -64,7 +64,8 @@ def work(
     folder.check_workers(config.run.scheduler)
     limit = config.run.limit or len(entries)
     entries, beyond = entries[:limit], entries[limit:]
-    kept = [entry for entry, row in zip(beyond, _told_of(beyond, folder), strict=True) if row]
+    made = made_with(config, model["id"]) if model and "id" in model else ""
+    kept = [entry for entry, row in zip(beyond, _told_of(beyond, folder, made), strict=True) if row]
     told = {entry["slide_id"] for entry in before.get("slides", [])} | {entry.slide_id for entry in kept}
     cohort = [*entries, *(entry for entry in beyond if entry.slide_id in told)]
     account = _account(cohort, config, model or {}) | {"pseudonyms": pseudonyms}
@@ -82,7 +83,7 @@ def work(
         raise
     finally:
         end = {"finished": now(), "until": until, "exit_code": code, "seconds": spent.seconds()}
-        _close(folder, _with_others(results, [*entries, *kept], folder, until), account | end)
+        _close(folder, _with_others(results, [*entries, *kept], folder, until, made), account | end)
     _say(results, folder, spent.lines())
     return code
 
@@ -126,24 +127,24 @@ def _version(name: str) -> str:
 
 
 def _with_others(
-    results: Sequence[SlideResult], entries: Sequence[SlideEntry], folder: RunFolder, until: Stage
+    results: Sequence[SlideResult], entries: Sequence[SlideEntry], folder: RunFolder, until: Stage, made: str
 ) -> list[SlideResult]:
     """The rows, and of slides that the run did not come to those that runs before it left.
 
     Only mapped and failed slides leave any: where a `tile` or `score` run ended early, none, so as to spoil no table.
     """
     done = {row.slide_id for row in results}
-    others = _told_of([entry for entry in entries if entry.slide_id not in done], folder)
+    others = _told_of([entry for entry in entries if entry.slide_id not in done], folder, made)
     rows = [*results, *filter(None, others)]
     return rows if until == "map" or len(rows) == len(entries) else []
 
 
-def _told_of(entries: Sequence[SlideEntry], folder: RunFolder) -> list[SlideResult | None]:
-    """The row of each that runs before left."""
+def _told_of(entries: Sequence[SlideEntry], folder: RunFolder, made: str) -> list[SlideResult | None]:
+    """The row of each that runs before left; it warns where it was not `made` as those of this run are."""
 
     def told(entry: SlideEntry) -> SlideResult | None:
         try:
-            found = folder.last_told(entry.slide_id)
+            found = folder.last_told(entry.slide_id, made)
         except StoreError:  # the run ends with an error of its own
             return None
         return found and with_entry(found, entry)

@@ -1,12 +1,11 @@
 """The classifier of a configuration, loaded, with what the user is told of it."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
+from wsi_pipeline.cli.options import path_anywhere
 from wsi_pipeline.config import Config
-from wsi_pipeline.learn.model.checkpoint import shipped_models
 from wsi_pipeline.pipeline.lanes import Recipe, RemoteClassifier
 from wsi_pipeline.pipeline.score import Classifier
 from wsi_pipeline.scores.adaptive import Adaptive, lattice_step
@@ -19,7 +18,7 @@ def load(config: Config) -> tuple[Classifier | RemoteClassifier, dict[str, Any]]
     """
     knobs = config.model
     recipe = Recipe(
-        _path_anywhere(knobs.checkpoint),
+        path_anywhere(knobs.checkpoint),
         device=knobs.device,
         batch=knobs.batch,
         resample=knobs.resample,
@@ -54,8 +53,3 @@ def load(config: Config) -> tuple[Classifier | RemoteClassifier, dict[str, Any]]
         "precision": classifier.precision,
     }
     return classifier, about
-
-
-def _path_anywhere(checkpoint: str) -> str:
-    """A path as it is known in any folder; the name of a model in the box as it is."""
-    return checkpoint if checkpoint in shipped_models() else str(Path(checkpoint).absolute())

@@ -1,11 +1,12 @@
 """Options that several commands share, and what they come to: one resolved Config."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
-from wsi_pipeline.config import Config, load_config
+from wsi_pipeline.config import Config, ModelKnobs, load_config
 from wsi_pipeline.keys import deciding
 
 Decorator = Callable[[Any], Any]
@@ -88,10 +89,14 @@ def resolve(
     """The configuration of a command: file, then --set, then the options that have a name of their own.
 
     With `own`, the knobs of a run that is gone on with: those that decide what it comes to stand where none are given
-    now, and what is given otherwise is told on stderr.
+    now, and what is given otherwise is told on stderr. The model's path is one that is known in any folder.
     """
     before = deciding(own or {})
+    if "checkpoint" in before.get("model", {}):
+        before["model"]["checkpoint"] = path_anywhere(before["model"]["checkpoint"])
     config = load_config(config_file, [*overrides, *named(given)], under=before)
+    model = config.model.model_copy(update={"checkpoint": path_anywhere(config.model.checkpoint)})
+    config = config.model_copy(update={"model": model})
     now = deciding(config.model_dump(mode="json"))
     changed = [
         f"{section}.{name} {value} -> {now[section][name]}"
@@ -102,6 +107,15 @@ def resolve(
     if changed:
         click.echo(f"changed since: {', '.join(changed)}; what hangs on it is done again", err=True)
     return config
+
+
+def path_anywhere(checkpoint: str) -> str:
+    """A path as it is known in any folder; the name of a model in the box as it is."""
+    if checkpoint == ModelKnobs().checkpoint:  # nothing has to be loaded to know it
+        return checkpoint
+    from wsi_pipeline.learn.model.checkpoint import shipped_models
+
+    return checkpoint if checkpoint in shipped_models() else str(Path(checkpoint).absolute())
 
 
 def own_knobs(out: str, *, resume: bool, overwrite: bool) -> dict[str, Any]:

@@ -15,6 +15,12 @@ def refuse_file(out: str) -> None:
             raise ConfigError(f"--out {out}: {place} is a file; name a folder")
 
 
+def refuse_slides(out: str, slides: str) -> None:
+    """ConfigError where --out is the folder of slides itself: a run folder is never searched for slides."""
+    if slides and one_place(out, slides):
+        raise ConfigError(f"--out {out}: is the folder of slides itself; name another, such as {Path(out) / 'run'}")
+
+
 def make_folder(out: str | Path) -> None:
     """Make the folder where it is not there, and try a file in it: before work that takes long, not at its end.
 

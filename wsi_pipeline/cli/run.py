@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from wsi_pipeline.cli import options
+from wsi_pipeline.cli.places import refuse_slides
 
 
 @click.command("run")
@@ -27,6 +28,7 @@ def command(
 
     from wsi_pipeline.forks import begin_workers
 
+    refuse_slides(out, slides)
     own = options.own_knobs(out, resume=resume, overwrite=overwrite)
     config = options.resolve(config_file, overrides, own=own, **given)
     if not dry_run:

@@ -19,9 +19,9 @@ def open_run_folder(
 ) -> RunFolder:
     """The run folder at `root`, made where it is not there yet.
 
-    `ready` raises where the run cannot begin, and is asked before `overwrite` removes anything. Raises ConfigError
-    where a run is there and neither `resume` nor `overwrite` is said, or where something else is: nothing that is
-    not ours is ever removed.
+    `ready` raises where the run cannot begin, and is asked before `overwrite` removes or a first run makes anything.
+    Raises ConfigError where a run is there and neither `resume` nor `overwrite` is said, or where something else is:
+    nothing that is not ours is ever removed.
     """
     if is_url(root):
         raise ConfigError(f"{root}: a folder of this machine is needed here")
@@ -37,9 +37,14 @@ def open_run_folder(
 
 
 def make_free(folder: RunFolder, *, resume: bool, overwrite: bool, ready: Check) -> None:
-    """Remove the run that `overwrite` is said of, once the new one is `ready`; errors as of `open_run_folder`."""
+    """Remove the run that `overwrite` is said of, once the new one is `ready`; errors as of `open_run_folder`.
+
+    In a folder where nothing is yet it is asked too: a run that could not begin would be in the way of the next.
+    """
     refuse_others(folder, resume=resume, overwrite=overwrite)
-    if overwrite and folder.is_used():
+    if not folder.is_used():
+        ready(folder)
+    elif overwrite:
         _refuse_at_work(folder)
         ready(folder)
         folder.clear()

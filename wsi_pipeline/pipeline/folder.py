@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -30,6 +30,7 @@ MARK = "wsi_pipeline"  # the key of run.json by which a run folder is known
 PICTURES = ("tissue", "overlay")
 FOLDERS = ("tiles", "maps", "logs", "records", "claims")
 FILES = ("run.json", "events.jsonl", "slides.csv", "slides.parquet", "failures.csv", "report.html")
+_OTHER = "of an earlier run with other knobs or another model; --resume without a limit does it again"
 
 
 class BrokenAccountError(StoreError):
@@ -122,11 +123,14 @@ class RunFolder:
                 self._append(self.root / "logs" / f"{facts['slide_id']}.log", f"{now()} {name} {words}")
 
     def record(
-        self, result: SlideResult, key: str, path: Path | None = None, *, seen: Mapping[str, Any] | None = None
-    ) -> None:
-        """Write what a slide came to, last of all its files; `key` tells what it depends on, `seen` see seen.py."""
+        self, result: SlideResult, key: str, path: Path | None = None, *, made: str = "",
+        seen: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Write what a slide came to, last of all its files; `key` tells what it depends on, `made` by `made_with` of
+        keys.py what its table should have in common, `seen` see seen.py."""
         row = {name: None if _is_nan(value) else value for name, value in asdict(result).items()}
-        text = json.dumps({"key": key, "result": row} | ({"seen": seen} if seen else {}), ensure_ascii=False)
+        told = {"key": key, "result": row} | ({"made": made} if made else {}) | ({"seen": seen} if seen else {})
+        text = json.dumps(told, ensure_ascii=False)
         replace_file(path or self._record_path(result.slide_id), text.encode("utf-8", "replace"))
 
     def recorded(self, slide_id: str) -> tuple[SlideResult, str] | None:
@@ -137,15 +141,25 @@ class RunFolder:
         """Whether a slide's record was written after `moment`, by the disk's clock."""
         return self._written(self._record_path(slide_id)) > moment
 
-    def last_told(self, slide_id: str) -> SlideResult | None:
-        """The row of a slide as runs before left it: what was recorded, else how it failed; None where nothing was."""
-        found = self.recorded(slide_id)
-        return self.failed_since(slide_id, -math.inf) if found is None else found[0]
+    def last_told(self, slide_id: str, made: str = "") -> SlideResult | None:
+        """The row of a slide as runs before left it: what was recorded, else how it failed; None where nothing was.
+
+        Where it was not `made` with these knobs and this model it warns, as it will stand among rows that were.
+        """
+        if (found := self.recorded(slide_id)) is None:
+            return self.failed_since(slide_id, -math.inf)
+        before = self._beside(slide_id, "made")
+        other = bool(made) and before is not None and before != made
+        return replace(found[0], warnings=(*found[0].warnings, _OTHER)) if other else found[0]
 
     def seen(self, slide_id: str) -> Any:
         """What `record` was told of how the slide was seen; None where nothing was."""
+        return self._beside(slide_id, "seen")
+
+    def _beside(self, slide_id: str, name: str) -> Any:
+        """What `record` was told beside the row; None where nothing was."""
         try:
-            return json.loads(self._record_path(slide_id).read_text(encoding="utf-8"))["seen"]
+            return json.loads(self._record_path(slide_id).read_text(encoding="utf-8"))[name]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -97,9 +97,10 @@ class RemoteFolder(RunFolder):
         super().event(name, **{key: self.told(v) if isinstance(v, str) else v for key, v in facts.items()})
 
     def record(
-        self, result: SlideResult, key: str, path: Path | None = None, *, seen: Mapping[str, Any] | None = None
-    ) -> None:
-        super().record(result, key, path, seen=seen)
+        self, result: SlideResult, key: str, path: Path | None = None, *, made: str = "",
+        seen: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().record(result, key, path, made=made, seen=seen)
         written = path or self._record_path(result.slide_id)
         self._push([f"records/{written.name}", *self._there([self.root / "logs" / f"{result.slide_id}.log"])])
         if monotonic() > self._events_due:

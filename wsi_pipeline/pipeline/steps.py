@@ -12,7 +12,7 @@ from time import perf_counter
 
 from wsi_pipeline.errors import ClusterError, SlideError, StalledError, StoreError, WorkersGoneError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.keys import mapping_key, scoring_key, tiling_key
+from wsi_pipeline.keys import made_with, mapping_key, scoring_key, tiling_key
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.outputs import ENDINGS, MappingSettings, map_files, mapping_settings
 from wsi_pipeline.pipeline.rows import as_recorded, failure, of_work, reached
@@ -143,7 +143,8 @@ def draw_slide(run: Run, work: Work) -> None:
         work.elsewhere = True
         return
     work.result = of_work(replace(result, seconds=round(work.seconds, 3)), work)
-    run.folder.record(work.result, work.maps_key, seen=remember(work.slide, work.source))
+    made = made_with(run.config, run.classifier.id)
+    run.folder.record(work.result, work.maps_key, made=made, seen=remember(work.slide, work.source))
 
 
 def _failed_elsewhere(run: Run, slide_id: str) -> SlideResult | None:

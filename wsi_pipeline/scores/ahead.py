@@ -49,16 +49,19 @@ def read_ahead(
 ) -> Iterator[tuple[int, Pixels, np.ndarray]]:
     """(first of the rows, tiles, readable) of each batch in order, read by threads `AHEAD` batches ahead.
 
-    Raises StalledError when a batch took longer than `stall_s`.
+    Raises StalledError when a batch took longer than `stall_s`. Whoever ends it early, as Ctrl-C does, waits a second
+    for reads under way.
     """
 
-    stalled = Event()
+    stalled, ended = Event(), Event()
 
     def in_time(rows: np.ndarray) -> tuple[Pixels, np.ndarray]:
         if stalled.is_set():
             raise CancelledError
         try:
-            found: tuple[Pixels, np.ndarray] = read(rows) if stall_s is None else answer_within(stall_s, read, rows)
+            if stall_s is None:
+                return read(rows)
+            found: tuple[Pixels, np.ndarray] = answer_within(stall_s, read, rows, given_up=ended.is_set)
         except StalledError:
             stalled.set()  # else the next batch is waited for as long, before this error is told
             raise
@@ -76,6 +79,7 @@ def read_ahead(
                 start, coming = queue.popleft()
                 yield start, *coming.result()
         finally:
+            ended.set()
             pool.shutdown(cancel_futures=True)
 
 

@@ -17,7 +17,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.slide.cache import hold
 from wsi_pipeline.slide.companions import series_of
 from wsi_pipeline.slide.openslide_pixels import slide_identity
-from wsi_pipeline.slide.urls import FileSystem, is_url, plain, reaching, remote
+from wsi_pipeline.slide.urls import FileSystem, broken, is_absent, is_url, plain, reaching, remote
 
 _TIFFS = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".avs")
 _OTHERS = (".mrxs", ".vms", ".vmu", ".svslide", ".dcm", ".czi")
@@ -33,7 +33,7 @@ _MAX_TABLE = 2**28  # bytes: a million slides with long paths
 
 @dataclass(frozen=True)
 class SlideEntry:
-    """One slide of a cohort; `mpp` (x, y) in um/px where the manifest gives it. All else stays text."""
+    """One slide of a cohort: `path` is absolute or a URL, `mpp` (x, y) in um/px where the manifest gives it."""
 
     slide_id: str
     path: str
@@ -50,7 +50,7 @@ def find_slides(source: str | Path, *, exclude: Sequence[Path] = ()) -> list[Sli
     where nothing is found, or where a manifest or two ids cannot be used.
     """
     source = plain(str(source))
-    place = Path(source)
+    place = Path(source).absolute()  # workers, and who goes on with the run, may be in another folder
     if is_url(source):
         entries = _at_url(source)
     elif place.is_dir():
@@ -161,13 +161,24 @@ def _at_url(url: str) -> list[SlideEntry]:
 
 def _keys(files: FileSystem, place: str) -> tuple[list[str], Path]:
     """The slides that a path in a file system stands for, and the folder that ids are told from."""
-    if files.isfile(place) and not place.endswith("/"):  # http tells a page of links as a file
+    if not place.endswith("/") and files.isfile(place):  # http takes the page of a folder for a file
         return [place], Path(place).parent
     if any(mark in place for mark in "*?["):
         found = [key for key in files.glob(place) if _is_slide_name(Path(key))]
         return found, Path(os.path.commonpath([posixpath.dirname(key) for key in found]) if found else place)
-    below = [key for key in files.find(place) if _is_slide_name(Path(key))]
+    if not (below := files.find(place)):
+        _refuse_unreached(files, place)
+    below = [key for key in below if _is_slide_name(Path(key))]
     return [key for key in below if all(map(_may_hold_slides, Path(key).relative_to(place).parts[:-1]))], Path(place)
+
+
+def _refuse_unreached(files: FileSystem, place: str) -> None:
+    """Raise what keeps a place from being looked at: of a server that does not answer, http finds nothing below it."""
+    try:
+        files.info(place)
+    except broken() as error:
+        if not is_absent(error):
+            raise
 
 
 def _named(paths: Sequence[Path], root: Path) -> list[SlideEntry]:

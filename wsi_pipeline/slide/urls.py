@@ -21,6 +21,7 @@ from wsi_pipeline.slide.files import reason
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _HERE = re.compile(r"(?:file|local)://")
 _STAMPS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime", "created")
+_ABSENT, _REFUSED = (404, 410), (401, 403)  # answers of http
 _FOREIGN = {"botocore.exceptions": "BotoCoreError", "aiohttp": "ClientError"}  # no OSErrors, though of files
 
 FileSystem = Any  # fsspec.AbstractFileSystem, which has no types
@@ -79,15 +80,24 @@ def broken() -> tuple[type[Exception], ...]:
 
 def is_absent(error: BaseException | None) -> bool:
     """Whether a file system found that there is no such file; http says so of a server that it cannot reach, too."""
+    if _status(error) in _ABSENT:
+        return True
     return isinstance(error, FileNotFoundError) and (error.__cause__ is None or is_absent(error.__cause__))
 
 
 def told(error: Exception) -> str:
     """Why a remote file was not to be had, and what to do."""
-    if isinstance(error, FileNotFoundError):
+    if is_absent(error):
         return "no such file; check the URL"
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        return told(error.__cause__)  # of http, what it found instead
     if isinstance(error, OSError) and is_full(error):
         return "the disk here is full; free some"
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or _status(error) in _REFUSED:
         return f"access refused ({reason(error, Path())}); see to your credentials"
     return f"cannot be reached ({reason(error, Path())}); check the URL, network and credentials"
+
+
+def _status(error: BaseException | None) -> int | None:
+    """What a server of http answered, where that is the error."""
+    return getattr(error, "status", None)
