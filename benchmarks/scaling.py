@@ -22,7 +22,7 @@ from wsi_pipeline.config import load_config
 from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.schedulers import open_cluster
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide
 
 WORKERS, QUICK_WORKERS = (1, 2, 4), (1, 2)

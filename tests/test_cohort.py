@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.slide import cohort
-from wsi_pipeline.slide.cohort import SlideEntry, find_slides
+from wsi_pipeline.slide.cohort import find_slides
+from wsi_pipeline.slide.entry import SlideEntry
+from wsi_pipeline.slide.manifest import path_from
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -187,4 +188,4 @@ def test_each_real_slide_has_an_id_of_its_own(real_data: Path) -> None:
     ],
 )
 def test_paths_of_a_manifest_begin_where_it_lies(beside: str, where: str, found: str) -> None:
-    assert cohort._from(beside, where) == found
+    assert path_from(beside, where) == found

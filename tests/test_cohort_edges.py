@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.slide.cohort import SlideEntry, find_slides
+from wsi_pipeline.slide.cohort import find_slides
+from wsi_pipeline.slide.entry import SlideEntry
 
 
 def ids(source: str | Path) -> list[str]:

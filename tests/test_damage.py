@@ -17,7 +17,7 @@ from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.damage import missed_tiles
 from wsi_pipeline.pipeline.folder import RunFolder
 from wsi_pipeline.scores.store import Scores, write_scores
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide
 from wsi_pipeline.tiles.making import create_store, mark_complete
 from wsi_pipeline.tiles.store import open_store

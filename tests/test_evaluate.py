@@ -100,6 +100,18 @@ def test_what_is_perfect_has_an_interval_by_formula_or_none() -> None:
     assert wrong.whole["accuracy"] == Estimate(0.0, *wilson(0, 24, 0.95))
 
 
+def test_what_is_perfect_counts_patients_not_their_images() -> None:
+    labels = np.eye(2)[np.arange(240) % 2]
+    patients = np.arange(240) % 12  # the even ones have the first class, the odd ones the second
+    found = evaluate(labels, labels * 0.8 + 0.1, class_names="ab", exclusive=True, patients=patients, rounds=50)
+    low = wilson(6, 6, 0.95)[0]
+    for name in ("auroc", "sensitivity", "specificity", "ppv", "npv"):
+        assert found.labels[0].figures[name] == Estimate(1.0, low, 1.0)
+    assert found.labels[0].figures["f1"] == Estimate(1.0, 2 * low / (1 + low), 1.0)
+    assert found.whole["accuracy"] == Estimate(1.0, *wilson(12, 12, 0.95))
+    assert found.labels[0].by_formula["sensitivity"] == Estimate(1.0, *wilson(120, 120, 0.95))
+
+
 def test_perfect_grades_have_a_kappa_without_an_interval() -> None:
     labels = (np.arange(24)[:, None] % 3 >= [1, 2]) * 1.0
     found = evaluate(labels, labels * 0.8 + 0.1, class_names="ab", ordinal=True, rounds=50).whole

@@ -17,7 +17,7 @@ from wsi_pipeline.maps.result import SlideResult, without_result
 from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.folder import RunFolder
 from wsi_pipeline.pipeline.work import Stage
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 
 Work = Callable[..., int]
 

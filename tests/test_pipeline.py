@@ -27,7 +27,7 @@ from wsi_pipeline.pipeline.claims import Claims, open_claims
 from wsi_pipeline.pipeline.folder import RunFolder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.scores.store import Scores, read_scores, write_scores
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide
 from wsi_pipeline.tiles.store import open_store
 

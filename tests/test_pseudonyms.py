@@ -14,7 +14,7 @@ from wsi_pipeline.pipeline import pseudonyms
 from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.pseudonyms import COLUMNS, behind_link, pseudonymise
 from wsi_pipeline.pipeline.run import run_cohort
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.locks import hold_open
 
 SALT = f"kind,pseudonym,original,path\nsalt,{'0' * 64},,\n"

@@ -22,7 +22,7 @@ from wsi_pipeline.pipeline.claims import open_claims
 from wsi_pipeline.pipeline.remote_folder import RemoteFolder, account_of, check_run, open_run
 from wsi_pipeline.pipeline.seen import recall, remember, source_of
 from wsi_pipeline.pipeline.tile import _same_store
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.tiles.making import missing_shards
 from wsi_pipeline.tiles.places import filled
 from wsi_pipeline.tiles.store import open_store

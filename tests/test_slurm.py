@@ -13,7 +13,7 @@ from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.lanes import Recipe, RemoteClassifier
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.schedulers import SlurmJobs, open_cluster
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide
 from wsi_pipeline.slurm import SlurmSettings
 

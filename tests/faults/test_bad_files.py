@@ -17,7 +17,8 @@ from wsi_pipeline.cli.job import work
 from wsi_pipeline.config import load_config
 from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
-from wsi_pipeline.slide.cohort import SlideEntry, find_slides
+from wsi_pipeline.slide.cohort import find_slides
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide
 
 KNOBS = ["run.scheduler=threads", "run.workers=2", "tiles.shard_tiles=8"]

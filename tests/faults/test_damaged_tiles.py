@@ -15,7 +15,7 @@ from wsi_pipeline.config import load_config
 from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.scores.store import read_scores
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide
 from wsi_pipeline.tiles.store import open_store
 

@@ -27,7 +27,7 @@ from wsi_pipeline.maps.geopackage import write_geopackage
 from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.claims import open_claims
 from wsi_pipeline.pipeline.run import run_cohort
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide
 
 SPARE = 48 * 1024  # enough for events, logs and records, not for a shard of tiles

@@ -19,7 +19,7 @@ from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.score import Classifier
 from wsi_pipeline.scores.store import read_scores
 from wsi_pipeline.scores.torch_engine import TorchEngine
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide
 
 WITHIN_S = 15  # of processor time: on a busy machine the clock tells of the others

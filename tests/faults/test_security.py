@@ -15,7 +15,7 @@ from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ModelError, SlideError
 from wsi_pipeline.learn.datasets import table
 from wsi_pipeline.learn.model.checkpoint import load_checkpoint
-from wsi_pipeline.slide import cohort, region_files
+from wsi_pipeline.slide import cohort, manifest, region_files
 from wsi_pipeline.slide.reader import open_slide
 
 PACKAGE = Path(__file__).resolve().parents[2] / "wsi_pipeline"
@@ -105,7 +105,7 @@ def test_annotations_that_are_bombs_are_refused(tmp_path: Path, name: str, text:
 
 def test_a_file_of_text_beyond_its_limit_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(region_files, "MAX_TEXT_BYTES", 10)
-    monkeypatch.setattr(cohort, "_MAX_TABLE", 10)
+    monkeypatch.setattr(manifest, "MAX_TABLE", 10)
     monkeypatch.setattr(table, "_MAX_BYTES", 2**20)
     (tmp_path / "a.json").write_text('{"positive": []}')
     (tmp_path / "m.csv").write_text("slide_id,path\na,b.svs\n")

@@ -20,7 +20,7 @@ from wsi_pipeline.maps.result import without_result
 from wsi_pipeline.pipeline.begin import open_run_folder
 from wsi_pipeline.pipeline.claims import open_claims
 from wsi_pipeline.pipeline.run import run_cohort
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.synthetic import draw_slide
 
 KNOBS = ["--set", "tiles.stride_px=200", "--set", "tiles.shard_tiles=16", "--workers", "1", "--scheduler", "threads"]

@@ -10,7 +10,7 @@ from wsi_pipeline.forks import begin_workers
 from wsi_pipeline.pipeline.remote_folder import account_of, open_run
 from wsi_pipeline.pipeline.work import Stage
 from wsi_pipeline.slide.cache import use_cache
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 
 
 def go_on(run_folder: str, until: Stage, config_file: str | None, overrides: tuple[str, ...], **given: Any) -> int:

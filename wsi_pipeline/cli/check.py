@@ -10,7 +10,7 @@ from wsi_pipeline.cli import options
 if TYPE_CHECKING:
     from wsi_pipeline.config import Config
     from wsi_pipeline.pipeline.check import Checked
-    from wsi_pipeline.slide.cohort import SlideEntry
+    from wsi_pipeline.slide.entry import SlideEntry
 
 READ_TILES_S = 300  # 256 px tiles read and stored a second by one core, as measured; see README
 

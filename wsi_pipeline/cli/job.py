@@ -25,7 +25,7 @@ from wsi_pipeline.pipeline.pseudonyms import pseudonymise, refuse_mixture
 from wsi_pipeline.pipeline.rows import with_entry
 from wsi_pipeline.pipeline.run import run_cohort
 from wsi_pipeline.pipeline.work import Listen, Scoring, Stage
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 
 _LIBRARIES = (
     "dask",

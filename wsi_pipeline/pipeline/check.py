@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from wsi_pipeline.config import Config
 from wsi_pipeline.errors import ScaleError, SlideError, WsiError
 from wsi_pipeline.pipeline.settings import tiling_settings
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.reader import Slide, SlideReader, open_slide, working_mpp
 from wsi_pipeline.slide.tissue import find_tissue
 from wsi_pipeline.tiles.codecs import store_bytes

@@ -19,7 +19,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.slide.cohort import SUFFIXES, SlideEntry
+from wsi_pipeline.slide.cohort import SUFFIXES
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.locks import hold_open
 
 COLUMNS = ["kind", "pseudonym", "original", "path"]

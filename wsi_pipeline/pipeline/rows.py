@@ -8,7 +8,7 @@ from wsi_pipeline.errors import ScaleError, SlideError, StalledError, WsiError
 from wsi_pipeline.maps.result import SlideResult, without_result
 from wsi_pipeline.pipeline.pseudonyms import behind_link
 from wsi_pipeline.pipeline.work import Run, Work
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.files import by_own_name
 from wsi_pipeline.tiles.store import TileStore
 

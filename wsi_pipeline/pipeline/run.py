@@ -21,7 +21,7 @@ from wsi_pipeline.pipeline.folder import RunFolder
 from wsi_pipeline.pipeline.steps import attempt, draw_slide, score_slide, tile_slide
 from wsi_pipeline.pipeline.work import Listen, Placeable, Run, Scoring, Stage, Work
 from wsi_pipeline.schedulers import SlurmJobs, open_cluster
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slurm import SlurmSettings, job_class
 
 _POLL_S = 2.0  # between looks at slides that other jobs are working on

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from wsi_pipeline.slide.cache import version_of
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.reader import Slide
 from wsi_pipeline.slide.urls import is_url
 from wsi_pipeline.tiles.layout import slide_of

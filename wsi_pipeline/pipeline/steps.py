@@ -20,7 +20,7 @@ from wsi_pipeline.pipeline.seen import recall, remember, source_of
 from wsi_pipeline.pipeline.settings import tiling_settings
 from wsi_pipeline.pipeline.tile import fill_store, kept_tiles, lay_tiles
 from wsi_pipeline.pipeline.work import Run, Work
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.reader import Slide, open_slide
 from wsi_pipeline.slide.urls import is_absent, is_url
 from wsi_pipeline.tiles.codecs import store_bytes

@@ -12,7 +12,7 @@ from wsi_pipeline.gpus import Gpus
 from wsi_pipeline.maps.result import SlideResult
 from wsi_pipeline.pipeline.claims import Claims
 from wsi_pipeline.pipeline.folder import RunFolder
-from wsi_pipeline.slide.cohort import SlideEntry
+from wsi_pipeline.slide.entry import SlideEntry
 from wsi_pipeline.slide.reader import Slide
 
 Stage = Literal["tile", "score", "map"]

@@ -1,21 +1,20 @@
 """A folder, glob, file or manifest CSV, on a disk or at a URL -> the slides to work on, each with an id of its own."""
 
-import csv
-import difflib
 import json
 import os
 import posixpath
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from glob import escape, glob
 from pathlib import Path
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.slide.cache import hold
 from wsi_pipeline.slide.companions import series_of
+from wsi_pipeline.slide.entry import SlideEntry, name_key, safe_id
+from wsi_pipeline.slide.manifest import MAX_TABLE, read_manifest
 from wsi_pipeline.slide.openslide_pixels import slide_identity
 from wsi_pipeline.slide.urls import FileSystem, broken, is_absent, is_url, plain, reaching, remote
 
@@ -24,23 +23,6 @@ _OTHERS = (".mrxs", ".vms", ".vmu", ".svslide", ".dcm", ".czi")
 SUFFIXES = frozenset([*_TIFFS, *_OTHERS])
 _SYSTEM = ("lost+found", "System Volume Information", "$RECYCLE.BIN")  # of disks, never a user's own slides
 HEATMAP_ENDING = "_likelihood_map.tif"  # our own maps open as slides, so they are left out by name
-_COLUMNS = ("slide_id", "path", "mpp", "mpp_x", "mpp_y", "label", "patient_id", "split")
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069/\\:*?\"<>|]")  # controls also of direction
-_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")  # what Windows takes no file of that name for
-_MAX_ID_BYTES = 120
-_MAX_TABLE = 2**28  # bytes: a million slides with long paths
-
-
-@dataclass(frozen=True)
-class SlideEntry:
-    """One slide of a cohort: `path` is absolute or a URL, `mpp` (x, y) in um/px where the manifest gives it."""
-
-    slide_id: str
-    path: str
-    mpp: tuple[float, float] | None = None
-    label: str | None = None
-    patient_id: str | None = None
-    split: str | None = None
 
 
 def find_slides(source: str | Path, *, exclude: Sequence[Path] = ()) -> list[SlideEntry]:
@@ -56,7 +38,7 @@ def find_slides(source: str | Path, *, exclude: Sequence[Path] = ()) -> list[Sli
     elif place.is_dir():
         entries = _named(_walk(place, [Path(folder).resolve() for folder in exclude]), place)
     elif place.suffix.lower() == ".csv" and place.exists():
-        entries = _manifest(place)
+        entries = read_manifest(place)
     elif place.is_file() or place.is_symlink():
         if place.name.endswith(HEATMAP_ENDING):
             raise ConfigError(f"{place.name}: one of our own maps, not a slide; give the slide it was made from")
@@ -117,7 +99,7 @@ def _may_hold_slides(name: str) -> bool:
 def _is_run_folder(folder: Path) -> bool:
     account = folder / "run.json"
     try:
-        small = account.is_file() and account.stat().st_size <= _MAX_TABLE
+        small = account.is_file() and account.stat().st_size <= MAX_TABLE
         return small and "wsi_pipeline" in json.loads(account.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
@@ -151,7 +133,7 @@ def _at_url(url: str) -> list[SlideEntry]:
     with reaching(url, ConfigError):
         if url.lower().endswith(".csv"):
             with hold(url) as held:
-                return _manifest(held.path, beside=files.unstrip_protocol(posixpath.dirname(place)).rstrip("/"))
+                return read_manifest(held.path, beside=files.unstrip_protocol(posixpath.dirname(place)).rstrip("/"))
         keys, root = _keys(files, place)
         by_path = {Path(key): key for key in keys}
         found = sorted(_one_a_series(sorted(by_path), lambda path: series_of(files, by_path[path])))
@@ -185,9 +167,9 @@ def _named(paths: Sequence[Path], root: Path) -> list[SlideEntry]:
     """Ids from file names; those that several files would share come from their paths instead."""
     twins: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        twins[name_key(_safe(_stem(path)))].append(path)
+        twins[name_key(safe_id(_stem(path)))].append(path)
     ids = {
-        path: _safe(_stem(path)) if len(group) == 1 else _safe("__".join(path.relative_to(root).parts))
+        path: safe_id(_stem(path)) if len(group) == 1 else safe_id("__".join(path.relative_to(root).parts))
         for group in twins.values()
         for path in group
     }
@@ -207,100 +189,3 @@ def _line(path: Path) -> str:
 
 def _stem(path: Path) -> str:
     return re.sub(r"(?i)\.ome$", "", path.stem)
-
-
-def name_key(slide_id: str) -> str:
-    """Equal for ids that some file systems hold to be one name: by case, or by how an accent is written."""
-    return unicodedata.normalize("NFC", slide_id).casefold()
-
-
-def _safe(name: str) -> str:
-    """A name that stays one file name on every system."""
-    encodable = name.encode("utf-8", "replace").decode()
-    clean = _UNSAFE.sub("_", encodable).strip(" .")
-    clean = f"_{clean}" if _DEVICES.match(clean) else clean
-    return clean.encode()[:_MAX_ID_BYTES].decode("utf-8", "ignore").strip(" .") or "slide"
-
-
-def _manifest(path: Path, beside: str = "") -> list[SlideEntry]:
-    """The rows of a manifest; their paths are from the folder of the file, or from the URL `beside`."""
-    if path.stat().st_size > _MAX_TABLE:
-        raise ConfigError(f"{path.name}: more than {_MAX_TABLE:,} bytes, no manifest of slides; give another file")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="", strict=True)
-            _check_columns(path, [name or "" for name in reader.fieldnames or []])
-            rows = [(reader.line_num, row) for row in reader if any(row.values())]  # Excel leaves ",,,"
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path.name}: cannot be read as a CSV in UTF-8 ({error}); save it as one") from error
-    entries = [_row(path, number, row, beside or str(path.parent)) for number, row in rows]
-    first: dict[str, int] = {}
-    for entry, (number, _) in zip(entries, rows, strict=True):
-        same = first.setdefault(name_key(entry.slide_id), number)
-        if same != number:
-            twice = f"slide_id {entry.slide_id!r} in rows {same} and {number}"
-            raise ConfigError(f"{path.name}: {twice}; give each slide its own")
-    return entries
-
-
-def _check_columns(path: Path, columns: list[str]) -> None:
-    for name in columns:
-        if name and columns.count(name) > 1:
-            raise ConfigError(f"{path.name}: column {name!r} is there {columns.count(name)} times; keep one")
-    for name in ("slide_id", "path"):
-        if name not in columns:
-            if any(mark in ",".join(columns) for mark in ";\t"):
-                raise ConfigError(f"{path.name}: its columns are not divided by commas; save it as CSV with commas")
-            raise ConfigError(f"{path.name}: no column {name!r}, got {', '.join(columns) or 'nothing'}; add it")
-    for name in columns:
-        near = difflib.get_close_matches(name.strip().lower(), _COLUMNS, n=1, cutoff=0.8)
-        if name not in _COLUMNS and near and near[0] not in columns:
-            raise ConfigError(f"{path.name}: unknown column {name!r}; did you mean {near[0]!r}?")
-
-
-def _row(path: Path, number: int, row: dict[str, str], beside: str) -> SlideEntry:
-    if None in row:
-        raise ConfigError(f"{path.name}, row {number}: more fields than columns; put quotes around a comma")
-    slide_id, where = row["slide_id"], plain((row["path"] or "").strip())  # of "a, a.svs"
-    if not slide_id or not where:
-        raise ConfigError(f"{path.name}, row {number}: empty {'path' if slide_id else 'slide_id'}; fill it in")
-    if _safe(slide_id) != slide_id or slide_id.startswith("."):
-        raise ConfigError(
-            f"{path.name}, row {number}: slide_id {slide_id!r} cannot be a file name; "
-            f"use at most {_MAX_ID_BYTES} bytes without separators, such as {_safe(slide_id)!r}"
-        )
-    if "\0" in where:
-        raise ConfigError(f"{path.name}, row {number}: a path with a NUL in it; correct it")
-    x = _mpp(path, number, row, "mpp_x") or _mpp(path, number, row, "mpp")
-    y = _mpp(path, number, row, "mpp_y") or _mpp(path, number, row, "mpp")
-    if (x is None) != (y is None):
-        raise ConfigError(f"{path.name}, row {number}: mpp_x and mpp_y go together; give both, or mpp")
-    return SlideEntry(
-        slide_id,
-        _from(beside, where),
-        (x, y) if x and y else None,
-        *((row.get(name) or "").strip() or None for name in ("label", "patient_id", "split")),
-    )
-
-
-def _from(beside: str, where: str) -> str:
-    """A path of a manifest, which lies at `beside`: a URL or a path of its own, or from there on."""
-    if is_url(where) or not is_url(beside) or Path(where).is_absolute():
-        return where if is_url(where) else str(Path(beside) / where)
-    protocol, _, path = beside.partition("://")
-    return f"{protocol}://{posixpath.normpath(f'{path}/{where}')}"
-
-
-def _mpp(path: Path, number: int, row: dict[str, str], column: str) -> float | None:
-    text = (row.get(column) or "").strip()
-    if not text:
-        return None
-    try:
-        value = -1.0 if "_" in text else float(text)  # Python reads 0_5 as 5
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(
-            f"{path.name}, row {number}: {column} {text!r} is no positive number of um/px; correct or clear it"
-        )
-    return value

@@ -1,7 +1,6 @@
 """A mask TIFF, one value a class, at any whole downsample of its slide -> the Regions of that slide."""
 
 import math
-import struct
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,23 +16,12 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.slide.files import reason, shown
 from wsi_pipeline.slide.outline import outline
 from wsi_pipeline.slide.regions import RegionDraft, Regions
+from wsi_pipeline.slide.tiff import BAD_FILE
 
 _MAX_DOWNSAMPLE = 4096
 _BLOCK_PX = 1024  # side of what is in memory at once, where the file allows it
 _MAX_PIECE_PX = 2**28  # of one tile or strip, decoded
 _MAX_VALUES = 64
-_FAILED = (
-    tifffile.TiffFileError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)  # all that tifffile and its codecs were seen to raise on damaged files
 
 
 def read_mask(path: Path, size_l0: tuple[int, int]) -> Regions:
@@ -115,5 +103,5 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except _FAILED as error:
+    except BAD_FILE as error:
         raise ConfigError(f"{shown(path)}: cannot be read as a mask ({reason(error, path)}); save it anew") from None

@@ -18,7 +18,7 @@ from wsi_pipeline.slide.describe import MAX_SIDE_PX
 from wsi_pipeline.slide.files import reason, shown
 from wsi_pipeline.slide.pieces import PiecesOfPage
 
-_BAD_FILE = (
+BAD_FILE = (
     tifffile.TiffFileError,
     ArithmeticError,
     AttributeError,
@@ -46,7 +46,7 @@ class TiffPixels:
                 _, series = main_series(self._file)
                 self._levels = [PiecesOfPage(level.keyframe) for level in levels_of(series)]
                 self.icc_profile: bytes | None = series.keyframe.iccprofile
-            except _BAD_FILE:
+            except BAD_FILE:
                 self._close()
                 raise
 
@@ -126,7 +126,7 @@ def told_as_slide_error(path: Path) -> Iterator[None]:
     log.addFilter(silent)
     try:
         yield
-    except _BAD_FILE as error:
+    except BAD_FILE as error:
         if isinstance(error, SlideError):
             raise
         said = _QUOTED.sub("...", reason(error, path))

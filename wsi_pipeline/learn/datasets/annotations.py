@@ -10,7 +10,7 @@ import numpy as np
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn.datasets.table import read_table
-from wsi_pipeline.slide.cohort import name_key
+from wsi_pipeline.slide.entry import name_key
 from wsi_pipeline.slide.reader import Slide
 from wsi_pipeline.slide.region_files import qupath_corner, read_regions
 from wsi_pipeline.slide.regions import UNNAMED, Regions, at_points, share_in_boxes

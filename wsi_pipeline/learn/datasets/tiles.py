@@ -20,8 +20,8 @@ from wsi_pipeline.learn.datasets.annotations import (
     read_annotations,
 )
 from wsi_pipeline.learn.datasets.table import part_names, read_table
-from wsi_pipeline.slide.cohort import name_key
 from wsi_pipeline.slide.describe import SAME_SCALE
+from wsi_pipeline.slide.entry import name_key
 from wsi_pipeline.slide.regions import RegionDraft, Regions
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.layout import read_array
