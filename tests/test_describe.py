@@ -65,3 +65,7 @@ def test_what_the_decoder_reduces_to_within_2_percent_is_the_scale_of_the_tiles(
     slide = a_slide(tmp_path, mpp=(0.2456, 0.2456), level_sizes=((400, 200),), level_downsamples=(1.0,))
     assert working_mpp(slide, asked, reductions=(1, 2, 4, 8)) == got
     assert working_mpp(slide, 0.5) == Mpp(0.5, 0.5, "resampled")
+
+
+def test_a_level_of_exactly_the_tolerance_is_near(tmp_path: Path) -> None:
+    assert working_mpp(a_slide(tmp_path, mpp=(1.071, 1.071)), 1.05) == Mpp(1.071, 1.071, "level")

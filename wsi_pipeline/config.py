@@ -38,7 +38,9 @@ class TissueKnobs(Section):
     """How tissue is told from glass, on a thumbnail."""
 
     mpp: float = knob(8.0, "scale of the thumbnail", unit="um/px", ge=1, le=64)
-    min_piece_mm2: float = knob(0.02, "smaller pieces are dropped; 0 keeps all", unit="mm2", ge=0)
+    min_piece_mm2: float = knob(
+        0.02, "smaller pieces are dropped, none of 5 % of the slide; 0 keeps all", unit="mm2", ge=0
+    )
     max_hole_mm2: float = knob(0.02, "smaller holes are filled; 0 fills none", unit="mm2", ge=0)
     remove_pen: bool = knob(True, "take pen marks (blue, green, red, black) out")
 

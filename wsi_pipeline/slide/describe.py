@@ -110,7 +110,8 @@ def working_mpp(slide: Slide, mpp: float, *, tolerance: float = SAME_SCALE, redu
     finer = [scale for scale in own if max(scale.x, scale.y) <= mpp * (1 + tolerance)]
     if finer:  # of its coarsest, as `read_box` takes that one
         own += [Mpp(by * finer[-1].x, by * finer[-1].y, "reduced") for by in reductions if by > 1]
-    near = [scale for scale in own if max(abs(scale.x / mpp - 1), abs(scale.y / mpp - 1)) <= tolerance]
+    off = [max(abs(scale.x / mpp - 1), abs(scale.y / mpp - 1)) for scale in own]
+    near = [scale for scale, by in zip(own, off, strict=True) if by <= tolerance + 1e-9]  # 1.071 for 1.05 is 2 % too
     if near:
         return min(near, key=lambda scale: (scale.source != "level", abs(scale.mean / mpp - 1)))
     finest = max(own[0].x, own[0].y)
