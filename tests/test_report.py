@@ -1,5 +1,6 @@
 """report.html: one offline page that shows every slide, whatever its name, status and number."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from math import nan
 from urllib.parse import unquote
@@ -65,6 +66,14 @@ def test_a_row_tells_numbers_with_units_and_intervals(tmp_path):
     for words in ("s1", "12.1 mm²", "9.7 to 14.2 mm²", "159 mm²", "7.65 %", "6.1 to 8.9 %", "2.97 mm"):
         assert words in text
     assert "macro, 4 lesions" in text and "0.997" in text and "0.25 µm/px (vendor)" in text
+
+
+def test_tissue_that_was_not_scored_stands_below_the_area_where_it_is_much(tmp_path):
+    little = a_result("a", unread_mm2=2.5, unscored_mm2=0.9)
+    much = replace(little, unscored_mm2=20.0)
+    assert "2.5 mm² not read" in report(tmp_path, [little]).text
+    assert "mm² under no tile" not in report(tmp_path, [little]).text
+    assert "2.5 mm² not read, 20 mm² under no tile" in report(tmp_path, [much]).text
 
 
 def test_head_tells_the_run_and_counts(tmp_path):

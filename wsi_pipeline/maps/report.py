@@ -24,6 +24,7 @@ THUMBNAIL_PX = 320
 SMALLEST_PX = 120
 FULL_SIZE_SLIDES = 150  # beyond, pictures shrink so that the page stays near 10 MB
 JPEG_QUALITY = 74
+UNSCORED_SHARE = 0.01  # of the tissue; ragged borders of less are told in slides.csv alone
 
 STATUS_WORDS = {
     "ok": ("done", "good"),
@@ -51,7 +52,7 @@ FACT_WORDS = {
 
 COLUMNS = (  # heading, what it means
     ("Tumour", "Area whose probability is at or above the threshold; below it the 95 % interval"),
-    ("Tissue", "Area of tissue found on the slide"),
+    ("Tissue", "Area of tissue found on the slide; below it what of that has no probability"),
     ("Share", "Tumour area / tissue area, with its 95 % interval"),
     ("Longest lesion", "Longest diameter of a connected tumour area; below it its class and their number"),
     ("P(slide)", "Highest probability in the map: how sure the model is of the surest place"),
@@ -217,12 +218,14 @@ def _slide_facts(result: SlideResult) -> list[str]:
 def _cells(result: SlideResult) -> tuple[Cell, ...]:
     """The numbers of a row, in the order of COLUMNS."""
     unread = f"{say_area(result.unread_mm2)} not read" if result.unread_mm2 > 0 else ""
+    much = result.unscored_mm2 >= UNSCORED_SHARE * result.tissue_mm2 > 0  # False for NaN
+    unscored = f"{say_area(result.unscored_mm2)} under no tile" if much else ""
     scored = not isnan(result.probability)
     area_span = say_span(result.cancer_mm2_low, result.cancer_mm2_high, unit="mm²")
     share_span = say_span(100 * result.share_low, 100 * result.share_high, unit="%")
     return (
         _cell(result.cancer_mm2 if scored else nan, say_area, area_span),
-        _cell(result.tissue_mm2, say_area, unread),
+        _cell(result.tissue_mm2, say_area, ", ".join(filter(None, (unread, unscored)))),
         _cell(result.share if scored else nan, say_share, share_span),
         _lesion_cell(result) if scored else Cell(DASH),
         _cell(result.probability, "{:.3f}".format),
