@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-NAMES = ("read", "store", "tiling", "tissue", "score", "end_to_end", "growth", "train", "scaling")
+NAMES = ("read", "store", "tiling", "tissue", "score", "less", "end_to_end", "growth", "train", "scaling")
 
 
 def main() -> int:

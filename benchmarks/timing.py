@@ -34,11 +34,12 @@ class Result:
     """What one comparison gave.
 
     Attributes:
-        name: what was done; `unit` is what was counted, a second.
+        name: what was done; `unit` is what was counted.
         way, against: which of `rates` is ours, and which it is held against.
         rates: units a second of each way, one number a round.
         target: the least ratio of `way` to `against`; None where it is only told.
         notes: one line on what it means, if it needs one.
+        per: what the units are counted by, where it is not a second.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Result:
     rates: Mapping[str, Sequence[float]]
     target: float | None = None
     notes: str = ""
+    per: str = "s"
 
     @property
     def ratios(self) -> list[float]:
@@ -118,7 +120,7 @@ def table(results: Sequence[Result]) -> str:
         verdict = {None: " ", True: "+", False: "-"}[result.reached]
         rates = ", ".join(f"{way} {_short(statistics.median(found))}" for way, found in result.rates.items())
         figures = f"{result.ratio:>7.2f} {spread:>15} {target:>7} {verdict}"
-        lines.append(f"{result.name:<54} {figures} {rates} {result.unit}/s")
+        lines.append(f"{result.name:<54} {figures} {rates} {result.unit}/{result.per}")
         if result.notes:
             lines.append(f"    {result.notes}")
     return "\n".join(lines)
@@ -174,7 +176,7 @@ def _result_as_dict(result: Result) -> dict[str, Any]:
     ratio: dict[str, Any] = {"median": result.ratio, "low": min(found), "high": max(found), "rounds": found}
     return {
         "name": result.name,
-        "unit": f"{result.unit}/s",
+        "unit": f"{result.unit}/{result.per}",
         "way": result.way,
         "against": result.against,
         "ratio": {key: _rounded(value) for key, value in ratio.items()},

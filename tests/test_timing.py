@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.timing import Benchmark, Result, arguments, finish, take_turns
+from benchmarks.timing import Benchmark, Result, arguments, finish, table, take_turns
 
 
 def a_result(target: float | None = 2.0) -> Result:
@@ -40,3 +40,8 @@ def test_results_are_written_with_machine_and_versions(tmp_path: Path, capsys: p
 def test_options_are_the_same_everywhere(tmp_path: Path) -> None:
     asked = arguments("about", ["--quick", "--json", str(tmp_path), "--slide", "a.svs"], slide={"help": "a slide"})
     assert (asked.quick, asked.json, asked.slide) == (True, tmp_path, "a.svs")
+
+
+def test_what_is_not_counted_by_the_second_says_by_what() -> None:
+    one = Result("a", "cell", "ours", "other", {"ours": [9.0], "other": [3.0]}, per="tile")
+    assert "other 3 cell/tile" in table([one]) and "/s" not in table([one])
